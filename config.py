@@ -1,0 +1,223 @@
+"""Every setting of `kafka_producer.py` and `backtest.py`: unit, default, check, environment name and flag, on one screen.
+
+The names in capitals are the defaults, to be edited here. `settings(program, argv)` takes the environment over them and
+the flags over the environment, checks each value once, and stops the program (exit code 2) naming the setting, the value
+and what it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+KAFKA_TOPIC = "mock_l1_stream"
+KAFKA_BOOTSTRAP_SERVERS = "localhost:9092"
+CSV_PATH = "l1_day.csv"
+ORDER_SIZE = 5000  # shares
+START_TIME = "09:30"  # of the order, on the exchange's clock; the order runs on the part of this window the data cover
+END_TIME = "16:00"
+PARAM_GRID = {  # USD per share
+    "lambda_over": (0.01, 0.03, 0.05),
+    "lambda_under": (0.02, 0.05, 0.10),
+    "theta_queue": (0.0, 0.0005, 0.001),
+}
+SPEED = 400.0  # times real time: a 6.5-hour day in about a minute
+
+BOTH = ("kafka_producer", "backtest")
+PRODUCER, BACKTEST = BOTH[:1], BOTH[1:]
+Check = tuple[Callable[[Any], bool], str]
+
+POSITIVE: Check = (lambda value: 0 < value < float("inf"), "a number greater than 0")
+NOT_NEGATIVE: Check = (lambda value: 0 <= value < float("inf"), "a number of at least 0")
+WHOLE_ORDER: Check = (lambda value: 1 <= value <= 2_000_000_000, "a whole number from 1 to 2000000000")
+NOT_EMPTY: Check = (lambda value: bool(value.strip()), "a text that is not empty")
+ANY: Check = (lambda value: True, "a text")
+SERVERS: Check = (
+    lambda value: all(re.fullmatch(r"[^\s:,]+:\d{1,5}|\[[^\]]+\]:\d{1,5}", server) for server in value.split(",")),
+    "host:port, or several of them separated by commas",
+)
+TOPIC: Check = (
+    lambda value: re.fullmatch(r"[A-Za-z0-9._-]{1,249}", value) is not None and value not in (".", ".."),
+    "1 to 249 of the characters A-Z a-z 0-9 . _ -",
+)
+CLOCK: Check = (
+    lambda value: re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?", value) is not None,
+    "HH:MM, HH:MM:SS or HH:MM:SS.fraction, between 00:00 and 23:59:59",
+)
+PENALTIES: Check = (
+    lambda values: 0 < len(values) <= 100 and all(0 <= value <= 1000 for value in values),
+    "1 to 100 numbers of USD per share from 0 to 1000, separated by commas",
+)
+GROUP: Check = (lambda value: 0 < len(value) <= 200, "1 to 200 characters")
+RUN_ID: Check = (lambda value: re.fullmatch(r"[A-Za-z0-9-]{0,64}", value) is not None, "up to 64 of A-Z a-z 0-9 -")
+
+
+RESULT_SETTINGS = (  # what the results depend on: these, and nothing else, are repeated in output.json's `settings`
+    "order_size", "start_time", "end_time", "time_zone", "policy", "lambda_over", "lambda_under", "theta_queue",
+    "slice_s", "volume", "fill_rule", "deadline_penalty", "max_quote_age_s", "max_disorder_s", "symbol",
+)  # fmt: skip
+SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+
+
+def one_of(*names: str) -> Check:
+    """The value is one of `names`."""
+    return (lambda value: value in names, f"one of {', '.join(names)}")
+
+
+def setting(default: Any, unit: str, help: str, check: Check, programs: Sequence[str], *, flag: str = "") -> Any:
+    """One field of `Settings` with all that is known of it."""
+    metadata = {"unit": unit, "help": help, "check": check, "programs": programs, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run; each field's unit, help, check and programs are in its metadata."""
+
+    kafka_topic: str = setting(KAFKA_TOPIC, "", "topic the rows travel on", TOPIC, BOTH)
+    kafka_bootstrap_servers: str = setting(
+        KAFKA_BOOTSTRAP_SERVERS, "host:port", "Kafka broker, or several separated by commas", SERVERS, BOTH
+    )
+    csv_path: str = setting(CSV_PATH, "", "market data to send, CSV or .csv.gz", NOT_EMPTY, PRODUCER, flag="--csv")
+    speed: float = setting(SPEED, "times real time", "pace of sending; 0: as fast as possible", NOT_NEGATIVE, PRODUCER)
+    max_gap_s: float = setting(1.0, "s", "longest wait between two rows", NOT_NEGATIVE, PRODUCER, flag="--max-gap")
+    offline_csv: str = setting(
+        "", "", "read this file directly, without Kafka", ANY, BACKTEST, flag="--csv"
+    )
+    order_size: int = setting(ORDER_SIZE, "shares", "size of the order to buy", WHOLE_ORDER, BACKTEST)
+    start_time: str = setting(START_TIME, "clock", "when the order starts", CLOCK, BACKTEST)
+    end_time: str = setting(END_TIME, "clock", "when it must be complete (deadline sweep)", CLOCK, BACKTEST)
+    time_zone: str = setting("America/New_York", "", "the exchange's clock", NOT_EMPTY, BACKTEST)
+    policy: str = setting("allocate", "", "strategy that is reported as `optimized`", one_of("allocate"), BACKTEST)
+    lambda_over: tuple[float, ...] = setting(
+        PARAM_GRID["lambda_over"], "USD/share", "grid: penalty for shares bought too many", PENALTIES, BACKTEST
+    )
+    lambda_under: tuple[float, ...] = setting(
+        PARAM_GRID["lambda_under"], "USD/share", "grid: penalty for shares not bought", PENALTIES, BACKTEST
+    )
+    theta_queue: tuple[float, ...] = setting(
+        PARAM_GRID["theta_queue"], "USD/share", "grid: penalty for queue risk", PENALTIES, BACKTEST
+    )
+    slice_s: float = setting(60.0, "s", "length of a TWAP or VWAP slice", POSITIVE, BACKTEST)
+    volume: str = setting(
+        "past", "", "VWAP profile: past (known at the time) or day (look-ahead)", one_of("past", "day"), BACKTEST
+    )
+    fill_rule: str = setting(
+        "shadow", "", "shadow: displayed size is taken once; reset: fresh at every update", one_of("shadow", "reset"), BACKTEST
+    )
+    deadline_penalty: str = setting(
+        "spread", "USD/share", "added to the dearest ask for shares still missing at the end; spread: the spread then",
+        (lambda value: value == "spread" or _is_number(value, 0), "spread, or a number of at least 0"), BACKTEST,
+    )  # fmt: skip
+    max_quote_age_s: float = setting(0.0, "s", "a venue's quote expires after this; 0: never", NOT_NEGATIVE, BACKTEST)
+    max_disorder_s: float = setting(1.0, "s", "how far back ts_event may go", NOT_NEGATIVE, BOTH, flag="--max-disorder")
+    symbol: str = setting("", "", "symbol to trade, where the data hold several", ANY, BACKTEST)
+    venues_path: str = setting("", "", "venue table; empty: the one shipped, sor/venues.toml", ANY, BACKTEST, flag="--venues")
+    kafka_group: str = setting("backtest", "", "consumer group that remembers which runs it reported", GROUP, BACKTEST)
+    timeout_s: float = setting(120.0, "s", "longest wait for a run, or for its next message", POSITIVE, BACKTEST, flag="--timeout")
+    run_id: str = setting("", "", "id of the run to send, or the run to report; empty: a new one, the next one", RUN_ID, BOTH)
+    replay: bool = setting(False, "", "take the newest complete run again", ANY, BACKTEST)
+    allow_partial: bool = setting(False, "", "report a run that is not whole, too", ANY, BACKTEST)
+    out_path: str = setting(".", "", "folder the results are written to", NOT_EMPTY, BACKTEST, flag="--out")
+    strict: bool = setting(False, "", "stop at the first bad row", ANY, BOTH)
+    rejects: str = setting("", "", "CSV file that keeps the rows set aside", ANY, BOTH)
+    show: bool = setting(False, "", "print what is sent or read: first rows, or each batch of quotes", ANY, BOTH)
+
+    @property
+    def param_grid(self) -> tuple[tuple[float, float, float], ...]:
+        """Every (lambda_over, lambda_under, theta_queue), the last varying fastest."""
+        return tuple((o, u, q) for o in self.lambda_over for u in self.lambda_under for q in self.theta_queue)
+
+
+def _is_number(text: str, least: float) -> bool:
+    try:
+        return least <= float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def settings(program: str, argv: Sequence[str] | None, description: str, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Settings of `program` from defaults, environment and flags.
+
+    Raises
+    ------
+    SystemExit
+        Code 2 after one line that names the setting, the value and what it must be; code 0 after `--help`.
+    """
+    fields = [field for field in dataclasses.fields(Settings) if program in field.metadata["programs"]]
+    parser = _Parser(
+        prog=f"{program}.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for field in fields:
+        _add_flag(parser, field)
+    given = vars(parser.parse_args(argv))
+    values = {field.name: _value(parser, field, given[field.name], environ) for field in fields}
+    return _consistent(parser, Settings(**values))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def env_name(field: dataclasses.Field) -> str:
+    """Name of the environment variable of a setting: SOR_ and its name, Kafka's own without the SOR_."""
+    name = field.name.upper()
+    return name if name.startswith("KAFKA_") else f"SOR_{name}"
+
+
+def flag_name(field: dataclasses.Field) -> str:
+    """The setting's flag: its name with dashes, unit suffixes left on."""
+    return field.metadata["flag"] or "--" + field.name.replace("_", "-")
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+    is_switch = isinstance(field.default, bool)
+    unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+    default = "" if is_switch or field.default == "" else f" (default {_shown(field.default)})"
+    help_text = f"{field.metadata['help']}{unit}{default}; env {env_name(field)}".replace("%", "%%")
+    options: dict[str, Any] = {"action": "store_const", "const": "1"} if is_switch else {"metavar": "VALUE"}
+    parser.add_argument(flag_name(field), dest=field.name, default=None, help=help_text, **options)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _value(parser: argparse.ArgumentParser, field: dataclasses.Field, flag: str | None, environ: Mapping[str, str]) -> Any:
+    """The setting's value from its flag, the environment or its default, in that order; checked."""
+    text, source = (flag, flag_name(field)) if flag is not None else (environ.get(env_name(field)), env_name(field))
+    text, source = (field.default, "config.py") if text is None else (text, source)
+    accepts, must_be = field.metadata["check"]
+    must_be = "0 or 1" if isinstance(field.default, bool) else must_be
+    try:
+        value = _converted(text, field.default) if isinstance(text, str) else text
+        if accepts(value):
+            return value
+    except (ValueError, TypeError):
+        pass
+    parser.error(f"{field.name} ({source}) is {text!r}; it must be {must_be}")
+
+
+def _converted(text: str, default: Any) -> Any:
+    """`text` as the type of the setting's default; ValueError if it is not of that type."""
+    if isinstance(default, bool):
+        if text.lower() not in SWITCH:
+            raise ValueError(text)
+        return SWITCH[text.lower()]
+    if isinstance(default, tuple):
+        return tuple(float(part) for part in text.split(","))
+    return type(default)(text)
+
+
+def _consistent(parser: argparse.ArgumentParser, settings: Settings) -> Settings:
+    if settings.start_time >= settings.end_time:
+        parser.error(f"start_time is {settings.start_time!r}, end_time {settings.end_time!r}; the start must be before the end")
+    if settings.replay and settings.run_id:
+        parser.error("--replay and --run-id choose different runs; give one of them")
+    return settings

@@ -1,0 +1,52 @@
+"""How a program of ours ends: one line on stderr for what went wrong, and the exit code.
+
+0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from sor.errors import SorError
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; handled like Ctrl-C but for the exit code."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def run(work: Callable[[], int]) -> int:
+    """Do the work of a program and return its exit code; a traceback is for our own mistakes only."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return work()
+    except SorError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except Terminated:
+        say("terminated")
+        return 143
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of our stdout has left
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the interpreter's own flush at exit
+        return 1
+    except OSError as error:
+        say(f"error: {error.filename or 'file'}: {error.strerror or error}")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,160 @@
+"""One order, every strategy, the parameter grid and the floor: everything `output.json` and the picture are made of.
+
+Pure: market and order in, results out. Cash is exact, in micro-dollars, until it is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sor import market as markets
+from sor import metrics, policies
+from sor.book import CROSSED, EMPTY, LOCKED
+from sor.clairvoyant import clairvoyant
+from sor.market import Market
+from sor.policies import POLICIES, Order
+from sor.replay import Taken
+
+BASELINES = ("best_ask", "twap", "vwap")
+PARAMETERS = ("lambda_over", "lambda_under", "theta_queue")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The policy's cost at every parameter triple, G of them."""
+
+    triples: tuple[tuple[float, float, float], ...]
+    total_e6: np.ndarray  # int64 (G,) micro-dollars
+    candidates: int  # triples that differ in what the policy reads: the columns that were replayed
+
+    @property
+    def best(self) -> int:
+        """Index of the cheapest triple, the first of equals."""
+        return int(np.argmin(self.total_e6))
+
+    @property
+    def distinct_outcomes(self) -> int:
+        """How many different costs there are."""
+        return len(np.unique(self.total_e6))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The results of one order."""
+
+    policy: str
+    order: Order
+    arrival_mid_px: float  # USD per share
+    taken: dict[str, Taken]  # of the policy and of every baseline
+    grid: Grid
+    floor_e6: int  # clairvoyant cost, micro-dollars
+    floor_filled_sz: int
+
+
+def run(market: Market, order: Order, policy: str, triples: tuple[tuple[float, float, float], ...]) -> Experiment:
+    """Trade the order with the policy at every triple, with every baseline, and find the floor."""
+    taken = {name: policies.run(name, market, order) for name in (policy, *BASELINES)}
+    terminal = markets.terminal(market, order.window, order.penalty_px)
+    floor_e6, floor_sz = clairvoyant(market.updates, market.fees_e6, order.window, order.size, terminal, order.rule)
+    return Experiment(
+        policy=policy,
+        order=order,
+        arrival_mid_px=markets.arrival_mid_px(market, order.window),
+        taken=taken,
+        grid=search(market, order, policy, triples),
+        floor_e6=floor_e6,
+        floor_filled_sz=floor_sz,
+    )
+
+
+def search(market: Market, order: Order, policy: str, triples: tuple[tuple[float, float, float], ...]) -> Grid:
+    """Cost of the policy at every triple, in one pass over the events; triples it cannot tell apart are replayed once."""
+    reads = [PARAMETERS.index(name) for name in POLICIES[policy].reads]
+    _, column = np.unique(np.array(triples)[:, reads], axis=0, return_inverse=True)
+    columns = int(column.max()) + 1
+    schedule = POLICIES[policy].schedule(market, order)
+    lanes = policies.lanes(schedule, columns)
+    total_e6 = policies.execute(market, order, lanes, record=False).total_e6
+    return Grid(triples, total_e6[column.ravel()], columns)
+
+
+def section(taken: Taken, experiment: Experiment, venue_names: tuple[str, ...]) -> dict[str, object]:
+    """One strategy's part of output.json; its fields are those of docs/output.schema.json."""
+    size, mid = experiment.order.size, experiment.arrival_mid_px
+    total_cash = int(taken.total_e6[0]) / 1e6
+    per_venue_sz = np.bincount(taken.fills["venue"], taken.fills["sz"], len(venue_names)).astype(int)
+    return {
+        "total_cash": total_cash,
+        "avg_fill_px": round(total_cash / size, 8),
+        "shares_filled": size,
+        "fees": int(taken.fees_e6[0]) / 1e6,
+        "shortfall_bps": round(metrics.shortfall_bps(total_cash, size, mid), 6),
+        "shortfall_cents_per_share": round(metrics.shortfall_cents_per_share(total_cash, size, mid), 6),
+        "fills": len(taken.fills),
+        "completed_at_deadline": int(taken.swept_sz[0] + taken.priced_sz[0]),
+        "priced_beyond_book": int(taken.priced_sz[0]),
+        "shares_by_venue": {name: int(sz) for name, sz in zip(venue_names, per_venue_sz, strict=True) if sz},
+    }
+
+
+def seed_sections(experiment: Experiment, market: Market) -> dict[str, object]:
+    """The four sections the trial asks for: best_parameters, optimized, baselines, savings_vs_baselines_bps."""
+    size, mid = experiment.order.size, experiment.arrival_mid_px
+    optimized = section(experiment.taken[experiment.policy], experiment, market.venue_names)
+    baselines = {name: section(experiment.taken[name], experiment, market.venue_names) for name in BASELINES}
+    cash = optimized["total_cash"]
+    return {
+        "best_parameters": dict(zip(PARAMETERS, experiment.grid.triples[experiment.grid.best], strict=True)),
+        "optimized": {"policy": experiment.policy, **optimized},
+        "baselines": baselines,
+        "savings_vs_baselines_bps": {
+            name: round(metrics.savings_bps(cash, baseline["total_cash"], size, mid), 6) for name, baseline in baselines.items()
+        },
+    }
+
+
+def grid_section(experiment: Experiment) -> dict[str, object]:
+    """Size of the grid and how many of its triples differ; a note where the parameters do not matter."""
+    grid = experiment.grid
+    note = f"{grid.distinct_outcomes} different costs; best_parameters is the first of the cheapest"
+    if grid.distinct_outcomes == 1:
+        note = f"the parameters do not matter for the policy {experiment.policy}: every triple costs the same; best_parameters is the first"
+    return {"size": len(grid.triples), "distinct_outcomes": grid.distinct_outcomes, "note": note}
+
+
+def grid_rows(experiment: Experiment) -> list[dict[str, float]]:
+    """grid_results.json: every triple with its cost."""
+    size, mid = experiment.order.size, experiment.arrival_mid_px
+    return [
+        {
+            **dict(zip(PARAMETERS, triple, strict=True)),
+            "total_cash": int(total_e6) / 1e6,
+            "shortfall_bps": round(metrics.shortfall_bps(int(total_e6) / 1e6, size, mid), 6),
+        }
+        for triple, total_e6 in zip(experiment.grid.triples, experiment.grid.total_e6, strict=True)
+    ]
+
+
+def floor_section(experiment: Experiment) -> dict[str, float]:
+    """The clairvoyant floor: no strategy that only takes can cost less under the same rule."""
+    size, mid = experiment.order.size, experiment.arrival_mid_px
+    total_cash = experiment.floor_e6 / 1e6
+    return {
+        "total_cash": total_cash,
+        "avg_fill_px": round(total_cash / size, 8),
+        "shares_filled": experiment.floor_filled_sz,
+        "shortfall_bps": round(metrics.shortfall_bps(total_cash, size, mid), 6),
+    }
+
+
+def book_section(market: Market) -> dict[str, int]:
+    """The consolidated book over the whole data: batches, and how many of them no policy trades on."""
+    state = market.nbbo.state
+    return {
+        "batches": len(state),
+        "one_sided": int((state == EMPTY).sum()),
+        "locked": int((state == LOCKED).sum()),
+        "crossed": int((state == CROSSED).sum()),
+    }

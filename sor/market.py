@@ -1,0 +1,132 @@
+"""Everything about the market that policies and kernels read of one day: quotes, NBBO, fees, traded volume. Read-only.
+
+Built once from the events of a symbol; an order's window and its terminal price are taken from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+
+from sor.book import Nbbo, QuoteUpdates, asks_after, expire_quotes, nbbo, quote_updates
+from sor.errors import ReplayError, UsageError
+from sor.events import TRADE, Events
+from sor.replay import Terminal, Window
+from sor.venues import VenueTable
+
+
+@dataclass(frozen=True)
+class Market:
+    """One symbol's day. K venues, B batches, V trades."""
+
+    updates: QuoteUpdates
+    nbbo: Nbbo  # arrays (B,)
+    usable: np.ndarray  # bool (B,): a policy may trade
+    fees_e6: np.ndarray  # int64 (K,) micro-dollars per share taken
+    venue_names: tuple[str, ...]
+    trade_ns: np.ndarray  # int64 (V,) when, never going back
+    trade_sz: np.ndarray  # int64 (V,) shares, off-exchange prints included
+    rows: int  # events it was made of
+
+    @property
+    def has_trades(self) -> bool:
+        """The feed says what was traded."""
+        return len(self.trade_sz) > 0
+
+
+def build(events: Events, venues: VenueTable, max_quote_age_ns: int = 0) -> Market:
+    """The market of `events`; ReplayError if no routable venue ever quotes."""
+    rows = len(events)
+    if max_quote_age_ns:
+        events = expire_quotes(events, max_quote_age_ns)
+    updates = quote_updates(events, venues.routable(events.publisher_ids))
+    if not len(updates.ts_ns):
+        raise ReplayError("the data hold no quote of a venue that orders can be routed to")
+    best = nbbo(updates)
+    traded = events.action == TRADE
+    return Market(
+        updates=updates,
+        nbbo=best,
+        usable=best.usable,
+        fees_e6=venues.fees_e6(events.publisher_ids),
+        venue_names=venues.names(events.publisher_ids),
+        trade_ns=np.maximum.accumulate(events.ts_ns)[traded],
+        trade_sz=events.trade_sz[traded].astype(np.int64),
+        rows=rows,
+    )
+
+
+def order_window(market: Market, start_time: str, end_time: str, time_zone: str) -> Window:
+    """The part of start_time to end_time, on the day of the first batch, that the data cover.
+
+    Parameters
+    ----------
+    start_time, end_time : str
+        HH:MM[:SS[.fraction]] on the clock of `time_zone`.
+
+    Returns
+    -------
+    Window
+        From start_time, or the first usable book after it, to end_time, or the last batch before it.
+
+    Raises
+    ------
+    UsageError
+        There is no such time zone.
+    ReplayError
+        The data hold no usable book in that time; the message says what they cover.
+    """
+    ts_ns = market.updates.ts_ns
+    zone = _zone(time_zone)
+    day = datetime.fromtimestamp(int(ts_ns[0]) // 10**9, zone).date()
+    start_ns, end_ns = (_clock_ns(day, clock, zone) for clock in (start_time, end_time))
+    known, stop = int(market.updates.batches_by(start_ns)), int(market.updates.batches_by(end_ns))
+    if not (known and market.usable[known - 1]):
+        usable = np.flatnonzero(market.usable[known:stop])
+        start_ns = int(ts_ns[known + usable[0]]) if len(usable) else end_ns
+    end_ns = min(end_ns, int(ts_ns[-1]))
+    if start_ns >= end_ns:
+        span = " to ".join(str(np.datetime64(int(at) // 10**9, "s")) for at in (ts_ns[0], ts_ns[-1]))
+        raise ReplayError(
+            f"no usable book between {start_time} and {end_time} {time_zone} on {day}; the data cover {span} UTC: "
+            "choose another --start-time and --end-time"
+        )
+    return Window(start_ns, end_ns)
+
+
+def _zone(time_zone: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UsageError(f"time_zone is {time_zone!r}; it must be a name like America/New_York") from None
+
+
+def _clock_ns(day: date, clock: str, zone: ZoneInfo) -> int:
+    whole, _, fraction = clock.partition(".")
+    seconds = int(datetime.combine(day, time.fromisoformat(whole), zone).timestamp())
+    return seconds * 10**9 + int(fraction.ljust(9, "0"))
+
+
+def terminal(market: Market, window: Window, penalty_px: float | None) -> Terminal:
+    """What a share costs that is nowhere on the book at the window's end.
+
+    Parameters
+    ----------
+    penalty_px : float or None
+        USD per share on top of the dearest ask; None: the consolidated spread then.
+    """
+    last = int(market.updates.batches_by(window.end_ns))
+    usable = int(np.flatnonzero(market.usable[:last])[-1])
+    px_e4, _ = asks_after(market.updates, usable + 1)
+    shown = px_e4 > 0
+    cheapest_e6 = (px_e4[shown].astype(np.int64) * 100 + market.fees_e6[shown]).min()
+    penalty = float(market.nbbo.spread_px[usable]) if penalty_px is None else penalty_px
+    return Terminal(fallback_e6=int(cheapest_e6), penalty_e6=round(penalty * 1e6))
+
+
+def arrival_mid_px(market: Market, window: Window) -> float:
+    """Consolidated mid, USD per share, at the window's start."""
+    return float(market.nbbo.mid_px[int(market.updates.batches_by(window.start_ns)) - 1])
