@@ -1,0 +1,76 @@
+"""The layout of docs/design.md as a test: who imports whom, and which modules touch the world."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = ("sor", "allocator", "config", "utils", "broker", "kafka_producer", "backtest", "benchmarks")
+EDGES = {"feed", "stream", "plot", "synthetic", "cli"}  # modules of sor that may touch the world
+MAY_IMPORT = {
+    "sor": {"sor", "allocator"},
+    "allocator": {"sor.errors"},
+    "config": set(),
+    "utils": set(),
+    "kafka_producer": {"sor", "config", "utils"},
+    "backtest": {"sor", "allocator", "config", "utils"},
+    "broker": {"broker", "sor.errors"},
+}
+IMPURE_CALLS = {"print", "open", "input"}
+IMPURE_ATTRIBUTES = {
+    ("time", "time"), ("time", "monotonic"), ("time", "perf_counter"), ("time", "sleep"),
+    ("os", "environ"), ("os", "getenv"), ("datetime", "now"), ("datetime", "today"),
+    ("sys", "stdout"), ("sys", "stderr"), ("sys", "argv"),
+}  # fmt: skip
+SOURCES = sorted(path for pattern in ("*.py", "sor/*.py", "broker/*.py") for path in ROOT.glob(pattern))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Full names of all modules a file imports, function bodies included."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def owner(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def allowed(name: str, rules: set[str]) -> bool:
+    return any(name == rule or name.startswith(f"{rule}.") for rule in rules)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_layout(path: Path) -> None:
+    names = imported(ast.parse(path.read_text(encoding="utf-8")))
+    ours = {name for name in names if allowed(name, set(OURS))}
+    assert {name for name in ours if not allowed(name, MAY_IMPORT[owner(path)])} == set()
+    if path != ROOT / "sor" / "stream.py":
+        assert not any(allowed(name, {"kafka"}) for name in names)
+    if path != ROOT / "sor" / "plot.py":
+        assert not any(allowed(name, {"matplotlib"}) for name in names)
+
+
+def is_pure(path: Path) -> bool:
+    return owner(path) == "allocator" or (owner(path) == "sor" and path.stem not in EDGES)
+
+
+@pytest.mark.parametrize("path", list(filter(is_pure, SOURCES)), ids=lambda path: str(path.relative_to(ROOT)))
+def test_pure_modules_touch_neither_clock_nor_terminal_nor_environment(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in IMPURE_CALLS, f"{path.name}:{node.lineno} calls {node.func.id}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in IMPURE_ATTRIBUTES, f"{path.name}:{node.lineno}"
+
+
+def test_the_top_level_holds_the_five_programs_of_the_trial_and_no_other_module() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == {"allocator", "backtest", "config", "kafka_producer", "utils"}
+    assert not (ROOT / "kafka").exists(), "a folder of this name shadows kafka-python"
