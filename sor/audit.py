@@ -155,7 +155,9 @@ class RunAudit:
         }
 
 
-def next_commit(starts: Sequence[tuple[int, str]], committed: int, reported: set[str], position: int) -> tuple[int, list[str]]:
+def next_commit(
+    starts: Sequence[tuple[int, str]], committed: int, reported: set[str], position: int
+) -> tuple[int, list[str]]:
     """Where the consumer group continues after a report.
 
     Parameters
@@ -178,5 +180,5 @@ def next_commit(starts: Sequence[tuple[int, str]], committed: int, reported: set
     """
     waiting = [offset for offset, run_id in starts if offset >= committed and run_id not in reported]
     offset = min(waiting, default=max(position, committed))
-    passed = {run_id for at, run_id in starts if at < offset}
+    passed = {run_id for at, run_id in starts if at < offset} - {run_id for at, run_id in starts if at >= offset}
     return offset, sorted(reported - passed)

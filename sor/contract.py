@@ -74,6 +74,7 @@ class EndRecord(msgspec.Struct, frozen=True, kw_only=True):
 _row_encoder = msgspec.json.Encoder()
 _row_decoder = msgspec.json.Decoder(Row)
 _row_fields = attrgetter(*Row.__struct_fields__)
+_NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # the last for arrays nested without end
 
 
 def encode_rows(rows: RowBlock) -> list[bytes]:
@@ -118,7 +119,7 @@ def decode_rows(payloads: Sequence[bytes], first_row: int) -> RowBlock:
     undecodable = []
     try:
         rows = [decode(payload) for payload in payloads]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _NOT_DECODED:
         rows = [_row_or_none(payload) for payload in payloads]
         undecodable = [i for i, row in enumerate(rows) if row is None]
         rows = [row or _NO_ROW for row in rows]
@@ -131,7 +132,7 @@ _NO_ROW = Row("", 0, "", "", "", None, None, None, None, None, None, None)
 def _row_or_none(payload: bytes) -> Row | None:
     try:
         return _row_decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _NOT_DECODED:
         return None
 
 
@@ -187,7 +188,7 @@ def decode_record(payload: bytes, kind: type[StartRecord] | type[EndRecord]) -> 
     """A framing record from JSON; StreamError if it is not one."""
     try:
         return msgspec.json.decode(payload, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _NOT_DECODED as error:
         raise StreamError(f"a {kind.__name__} cannot be decoded: {error}") from None
 
 

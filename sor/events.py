@@ -75,7 +75,9 @@ class RowBlock:
     sequence: np.ndarray  # float64
     parse_kind: np.ndarray  # uint8
     symbols: tuple[str, ...]
-    later_ns: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # times of the next LOOK_AHEAD rows, if known
+    later_ns: np.ndarray = field(
+        default_factory=lambda: np.empty(0, np.int64)
+    )  # times of the next LOOK_AHEAD rows, if known
 
     def __len__(self) -> int:
         return len(self.line)
@@ -122,15 +124,17 @@ def check_rows(rows: RowBlock, newest_ns: int, max_disorder_ns: int) -> tuple[np
     def mark(name: str, wrong: np.ndarray) -> None:
         kind[(kind == 0) & wrong] = KIND_CODE[name]
 
-    has_symbol = np.array([symbol != "" for symbol in rows.symbols], bool)
+    action = ACTION_OF_LETTER[rows.action]
+    is_quote = action == QUOTE
     mark("unreadable_number", np.isnan(rows.publisher_id))
-    mark("unknown_action", ACTION_OF_LETTER[rows.action] == UNKNOWN)
-    mark("no_symbol", ~has_symbol[rows.symbol])
+    mark("unknown_action", action == UNKNOWN)
+    if "" in rows.symbols:
+        mark("no_symbol", rows.symbol == rows.symbols.index(""))
     mark("negative_or_infinite", _any_number(rows, lambda numbers, largest: (numbers < 0) | (numbers == np.inf)))
     mark("out_of_range", _any_number(rows, lambda numbers, largest: numbers > largest))
-    mark("finer_than_tick", _finer_than_tick(rows))
-    mark("price_without_size", _price_without_size(rows))
-    mark("crossed", (ACTION_OF_LETTER[rows.action] == QUOTE) & (rows.ask_px > 0) & (rows.bid_px > rows.ask_px))
+    mark("finer_than_tick", _finer_than_tick(rows, is_quote))
+    mark("price_without_size", _price_without_size(rows, is_quote, action == TRADE))
+    mark("crossed", is_quote & (rows.ask_px > 0) & (rows.bid_px > rows.ask_px))
     mark("out_of_order", _too_far_ahead(rows.ts_ns, rows.later_ns, max_disorder_ns))
     return kind, *_check_order(rows.ts_ns, kind, newest_ns, max_disorder_ns)
 
@@ -143,8 +147,7 @@ def _any_number(rows: RowBlock, wrong: Callable[[np.ndarray, float], np.ndarray]
     return found
 
 
-def _finer_than_tick(rows: RowBlock) -> np.ndarray:
-    is_quote = ACTION_OF_LETTER[rows.action] == QUOTE
+def _finer_than_tick(rows: RowBlock, is_quote: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # infinite prices have been marked before
         finer = [is_quote & _is_fraction(px * PX_SCALE, 1e-3) for px in (rows.bid_px, rows.ask_px)]
         finer += [_is_fraction(getattr(rows, name)) for name in ("publisher_id", "sequence", *_SIZES)]
@@ -155,11 +158,9 @@ def _is_fraction(values: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
     return np.abs(values - np.rint(values)) > tolerance
 
 
-def _price_without_size(rows: RowBlock) -> np.ndarray:
-    action = ACTION_OF_LETTER[rows.action]
+def _price_without_size(rows: RowBlock, is_quote: np.ndarray, is_trade: np.ndarray) -> np.ndarray:
     empty_side = ((rows.bid_px > 0) & ~(rows.bid_sz > 0)) | ((rows.ask_px > 0) & ~(rows.ask_sz > 0))
-    empty_trade = ~((rows.price > 0) & (rows.size > 0))
-    return ((action == QUOTE) & empty_side) | ((action == TRADE) & empty_trade)
+    return (is_quote & empty_side) | (is_trade & ~((rows.price > 0) & (rows.size > 0)))
 
 
 def _too_far_ahead(ts_ns: np.ndarray, later_ns: np.ndarray, max_disorder_ns: int) -> np.ndarray:
@@ -350,7 +351,7 @@ class EventBuffer:
         publisher_ids = np.flatnonzero(self._seen)
         index = np.zeros(65536, np.int16)
         index[publisher_ids] = np.arange(len(publisher_ids))
-        views = {name: array[: self._rows] for name, array in self._arrays.items()}
+        views = {name: column[: self._rows] for name, column in self._arrays.items()}
         views["venue"] = index[self._publisher_id[: self._rows]]
         for view in views.values():
             view.flags.writeable = False
@@ -361,14 +362,13 @@ class EventBuffer:
         if rows <= capacity:
             return
         capacity = max(rows, capacity + capacity // 2)
-        for name, array in self._arrays.items():
-            self._arrays[name] = _grown(array, capacity, self._rows)
+        self._arrays = {name: _grown(column, capacity, self._rows) for name, column in self._arrays.items()}
         self._publisher_id = _grown(self._publisher_id, capacity, self._rows)
 
 
-def _grown(array: np.ndarray, capacity: int, used: int) -> np.ndarray:
-    grown = np.empty(capacity, array.dtype)
-    grown[:used] = array[:used]
+def _grown(column: np.ndarray, capacity: int, used: int) -> np.ndarray:
+    grown = np.empty(capacity, column.dtype)
+    grown[:used] = column[:used]
     return grown
 
 

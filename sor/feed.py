@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ import pandas as pd
 from sor.errors import FeedError, UsageError
 from sor.events import KIND_CODE, LOOK_AHEAD, NO_TIME, Checker, Intake, RejectLog, RowBlock
 
-CHUNK_ROWS = 16_384  # about 10 MB at a time; larger chunks are not faster
+CHUNK_ROWS = 24_576  # about 15 MB at a time; larger chunks are hardly faster
 TEXT_COLUMNS = {"ts_event": "S40", "symbol": "S32", "action": "S2", "side": "S2"}  # bytes: a third of the time of str
 NUMBER_COLUMNS = {  # CSV column: name in a RowBlock
     "publisher_id": "publisher_id",
@@ -81,6 +81,13 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
                 yield text
         else:
             yield file
+
+
+@contextmanager
+def _text(path: str | Path) -> Iterator[TextIO]:
+    """The same as text; FeedError if it cannot be read."""
+    with _no_os_error(path), _opened(path) as file, io.TextIOWrapper(file, "utf-8-sig", errors="replace") as text:
+        yield text
 
 
 def parse_times(texts: np.ndarray) -> np.ndarray:
@@ -185,8 +192,8 @@ def _later_times(blocks: deque[RowBlock]) -> np.ndarray:
 
 def _check_header(path: str | Path) -> int:
     """Quoting mode of the file, from its header line; FeedError if a column is missing."""
-    with _no_os_error(path), _opened(path) as file:
-        header = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace").readline(1 << 20).rstrip("\r\n")
+    with _text(path) as text:
+        header = text.readline(1 << 20).rstrip("\n")
     names = [name.strip('"') for name in header.split(",")]
     missing = [column for column in COLUMNS if column not in names]
     if missing:
@@ -218,7 +225,9 @@ def _block(frame: pd.DataFrame) -> RowBlock:
 
 def _run_starts(texts: np.ndarray) -> np.ndarray:
     """Index of the first text of every run of equal neighbours."""
-    words = texts.view(np.uint64).reshape(len(texts), -1)  # comparing words is five times as fast as comparing bytes
+    words = texts.view(np.uint64).reshape(
+        len(texts), texts.itemsize // 8
+    )  # comparing words is five times as fast as comparing bytes
     starts = np.zeros(len(texts), bool)
     starts[:1] = True
     for column in words.T:
@@ -308,9 +317,7 @@ def write_rejects(path: str | Path, rejects: RejectLog, out: str | Path) -> None
         copy = open(out, "w", newline="", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise UsageError(f"rejects: {out} cannot be written: {error.strerror}; it must be a file") from None
-    with copy, _no_os_error(path), _opened(path) as file:
-        writer = csv.writer(copy)
+    with copy, _text(path) as lines:
+        writer = csv.writer(copy, lineterminator="\n")
         writer.writerow(("line", "kind", "row"))
-        for number, text in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace"), start=1):
-            if number in kinds:
-                writer.writerow((number, kinds[number], text.rstrip("\n")))
+        writer.writerows((at, kinds[at], line.rstrip("\n")) for at, line in enumerate(lines, start=1) if at in kinds)

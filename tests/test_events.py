@@ -52,7 +52,10 @@ def block(*rows: dict, first_line: int = 2) -> RowBlock:
     """Rows a second apart from second 100 on, unless a row says `ts_ns`; what a row does not say is a good quote."""
     full = [{"ts_ns": (100 + i) * SECOND_NS, **GOOD_QUOTE, **row} for i, row in enumerate(rows)]
     symbols = tuple(sorted({row["symbol"] for row in full}))
-    letters = {name: np.array([ord(row[name]) if len(row[name]) == 1 else 0 for row in full], np.uint8) for name in ("action", "side")}
+    letters = {
+        name: np.array([ord(row[name]) if len(row[name]) == 1 else 0 for row in full], np.uint8)
+        for name in ("action", "side")
+    }
     numbers = ("publisher_id", "price", "size", "bid_px", "ask_px", "bid_sz", "ask_sz", "sequence")
     return RowBlock(
         line=np.arange(first_line, first_line + len(full)),
@@ -251,7 +254,9 @@ def test_rejects_are_counted_by_kind_with_the_first_line_of_each():
         "crossed": {"count": 2, "first_line": 4},
     }
     assert checker.rejects.kind_of_line() == {3: "unknown_action", 4: "crossed", 5: "unknown_action", 6: "crossed"}
-    assert checker.rejects.earliest().startswith("line 3: unknown action (ts_event 1970-01-01T00:01:41.000000000Z, action X,")
+    assert checker.rejects.earliest().startswith(
+        "line 3: unknown action (ts_event 1970-01-01T00:01:41.000000000Z, action X,"
+    )
 
 
 def test_strict_stops_at_the_first_bad_row_and_says_what_it_holds_and_must_be():
