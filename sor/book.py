@@ -130,7 +130,7 @@ def expire_quotes(events: Events, max_age_ns: int) -> Events:
     same_venue = np.append(events.venue[order[1:]] == events.venue[order[:-1]], False)
     newest_ns = np.maximum.accumulate(events.ts_ns)
     expiry_ns = newest_ns[order] + max_age_ns
-    next_ns = np.where(same_venue, newest_ns[following], newest_ns[-1])
+    next_ns = np.where(same_venue, newest_ns[following], newest_ns[-1:] + 1)
     expires = (events.action[order] == QUOTE) & (expiry_ns < next_ns)
     at_ns, of = expiry_ns[expires], order[expires]
     by_time = np.argsort(at_ns, kind="stable")

@@ -3,7 +3,8 @@
 Under the shadow rule the shares that can be taken from a spell, a run of updates of one venue at one price, add up to at
 most its first size plus every later increase, and taking everything at once attains that. The price is constant in a spell,
 so the cheapest order fills the cheapest of these capacities first. With the reset rule every update is fresh in full.
-The bound holds for every taker under the same rule, not for limit orders, which earn rebates.
+The bound holds for every taker under the same rule, not for limit orders, which earn rebates. It also counts what is
+shown while the consolidated book is crossed, when no policy trades: then it is a little lower than it could be.
 """
 
 from __future__ import annotations
@@ -44,9 +45,7 @@ def clairvoyant(
     return int((bought_sz * cost_e6).sum()) + (size - filled_sz) * terminal_e6, filled_sz
 
 
-def _capacities(
-    updates: QuoteUpdates, fees_e6: np.ndarray, window: Window, rule: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _capacities(updates: QuoteUpdates, fees_e6: np.ndarray, window: Window, rule: int) -> tuple[np.ndarray, np.ndarray]:
     """Ask plus fee (micro-dollars) and new shares of every update in the window, the carried quotes first."""
     start, stop = int(updates.batches_by(window.start_ns)), int(updates.batches_by(window.end_ns))
     rows = slice(updates.first[start], updates.first[stop])

@@ -84,7 +84,6 @@ def section(taken: Taken, experiment: Experiment, venue_names: tuple[str, ...]) 
     """One strategy's part of output.json; its fields are those of docs/output.schema.json."""
     size, mid = experiment.order.size, experiment.arrival_mid_px
     total_cash = int(taken.total_e6[0]) / 1e6
-    per_venue_sz = np.bincount(taken.fills["venue"], taken.fills["sz"], len(venue_names)).astype(int)
     return {
         "total_cash": total_cash,
         "avg_fill_px": round(total_cash / size, 8),
@@ -95,8 +94,16 @@ def section(taken: Taken, experiment: Experiment, venue_names: tuple[str, ...]) 
         "fills": len(taken.fills),
         "completed_at_deadline": int(taken.swept_sz[0] + taken.priced_sz[0]),
         "priced_beyond_book": int(taken.priced_sz[0]),
-        "shares_by_venue": {name: int(sz) for name, sz in zip(venue_names, per_venue_sz, strict=True) if sz},
+        "shares_by_venue": _shares_by_venue(taken.fills, venue_names),
     }
+
+
+def _shares_by_venue(fills: np.ndarray, venue_names: tuple[str, ...]) -> dict[str, int]:
+    """Shares bought at each venue; publishers of one name, such as two feeds of an exchange, count together."""
+    shares: dict[str, int] = {}
+    for name, sz in zip(venue_names, np.bincount(fills["venue"], fills["sz"], len(venue_names)), strict=True):
+        shares[name] = shares.get(name, 0) + int(sz)
+    return {name: sz for name, sz in shares.items() if sz}
 
 
 def seed_sections(experiment: Experiment, market: Market) -> dict[str, object]:
@@ -110,7 +117,8 @@ def seed_sections(experiment: Experiment, market: Market) -> dict[str, object]:
         "optimized": {"policy": experiment.policy, **optimized},
         "baselines": baselines,
         "savings_vs_baselines_bps": {
-            name: round(metrics.savings_bps(cash, baseline["total_cash"], size, mid), 6) for name, baseline in baselines.items()
+            name: round(metrics.savings_bps(cash, baseline["total_cash"], size, mid), 6)
+            for name, baseline in baselines.items()
         },
     }
 
@@ -119,8 +127,11 @@ def grid_section(experiment: Experiment) -> dict[str, object]:
     """Size of the grid and how many of its triples differ; a note where the parameters do not matter."""
     grid = experiment.grid
     note = f"{grid.distinct_outcomes} different costs; best_parameters is the first of the cheapest"
-    if grid.distinct_outcomes == 1:
-        note = f"the parameters do not matter for the policy {experiment.policy}: every triple costs the same; best_parameters is the first"
+    if grid.distinct_outcomes == 1 and len(grid.triples) > 1:
+        note = (
+            f"the parameters do not matter for the policy {experiment.policy}: every triple costs the same; "
+            "best_parameters is the first"
+        )
     return {"size": len(grid.triples), "distinct_outcomes": grid.distinct_outcomes, "note": note}
 
 

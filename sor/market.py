@@ -60,7 +60,7 @@ def build(events: Events, venues: VenueTable, max_quote_age_ns: int = 0) -> Mark
 
 
 def order_window(market: Market, start_time: str, end_time: str, time_zone: str) -> Window:
-    """The part of start_time to end_time, on the day of the first batch, that the data cover.
+    """The part of start_time to end_time, on the day of the first usable book, that the data cover.
 
     Parameters
     ----------
@@ -81,7 +81,8 @@ def order_window(market: Market, start_time: str, end_time: str, time_zone: str)
     """
     ts_ns = market.updates.ts_ns
     zone = _zone(time_zone)
-    day = datetime.fromtimestamp(int(ts_ns[0]) // 10**9, zone).date()
+    first = int(market.usable.argmax())  # feeds clear their books at midnight UTC, the evening before in New York
+    day = datetime.fromtimestamp(int(ts_ns[first]) // 10**9, zone).date()
     start_ns, end_ns = (_clock_ns(day, clock, zone) for clock in (start_time, end_time))
     known, stop = int(market.updates.batches_by(start_ns)), int(market.updates.batches_by(end_ns))
     if not (known and market.usable[known - 1]):
@@ -117,14 +118,26 @@ def terminal(market: Market, window: Window, penalty_px: float | None) -> Termin
     ----------
     penalty_px : float or None
         USD per share on top of the dearest ask; None: the consolidated spread then.
+
+    Raises
+    ------
+    ReplayError
+        There is no usable book before the window's end.
     """
-    last = int(market.updates.batches_by(window.end_ns))
-    usable = int(np.flatnonzero(market.usable[:last])[-1])
+    usable = _last_usable(market, window.end_ns)
     px_e4, _ = asks_after(market.updates, usable + 1)
     shown = px_e4 > 0
     cheapest_e6 = (px_e4[shown].astype(np.int64) * 100 + market.fees_e6[shown]).min()
     penalty = float(market.nbbo.spread_px[usable]) if penalty_px is None else penalty_px
     return Terminal(fallback_e6=int(cheapest_e6), penalty_e6=round(penalty * 1e6))
+
+
+def _last_usable(market: Market, at_ns: int) -> int:
+    """The last batch by then after which the book is usable."""
+    usable = np.flatnonzero(market.usable[: market.updates.batches_by(at_ns)])
+    if not len(usable):
+        raise ReplayError(f"no usable book by {np.datetime64(at_ns, 'ns')} UTC; an order must end after the first one")
+    return int(usable[-1])
 
 
 def arrival_mid_px(market: Market, window: Window) -> float:

@@ -17,5 +17,5 @@ def shortfall_cents_per_share(total_cash: float, size: int, arrival_mid_px: floa
 
 
 def savings_bps(total_cash: float, baseline_cash: float, size: int, arrival_mid_px: float) -> float:
-    """Saved against a baseline that bought as many shares: 1e4 (baseline_cash - total_cash) / (size arrival_mid). Positive: cheaper."""
+    """Saved against a baseline of equal size: 1e4 (baseline_cash - total_cash) / (size arrival_mid). Positive: cheaper."""
     return BPS * (baseline_cash - total_cash) / (size * arrival_mid_px)

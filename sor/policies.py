@@ -32,7 +32,7 @@ class Order:
     window: Window
     slice_ns: int = 60 * 10**9
     volume: str = "past"  # profile of vwap: "past" is known at the time, "day" looks ahead
-    penalty_px: float | None = None  # USD per share for a share that is nowhere on the book at the end; None: the spread
+    penalty_px: float | None = None  # USD per share that is nowhere on the book at the end; None: the spread then
     rule: int = SHADOW
 
 
@@ -86,7 +86,12 @@ def whole_shares(weights: np.ndarray, size: int) -> np.ndarray:
     The running total is rounded, so that no slice is more than one share off its part.
     """
     running = np.cumsum(weights)
-    return np.diff(np.floor(running / running[-1] * size + 0.5).astype(np.int64), prepend=0)
+    return _rounded_slices(running / running[-1], size)
+
+
+def _rounded_slices(running: np.ndarray, size: int) -> np.ndarray:
+    """Whole shares of every slice, given the part of the order, (J,) rising to 1, that is due when it begins."""
+    return np.diff(np.floor(running * size + 0.5).astype(np.int64), prepend=0)
 
 
 def _traded_between(market: Market, edges_ns: np.ndarray) -> np.ndarray:
@@ -110,25 +115,22 @@ def _day_profile(market: Market, order: Order, clock_ns: np.ndarray) -> np.ndarr
 def _past_profile(market: Market, order: Order, clock_ns: np.ndarray) -> np.ndarray:
     """Slices in proportion to volume as far as it is known when each begins.
 
-    The slice that begins expects the volume of the interval before it, every later one the mean of all intervals so far;
-    of what remains it takes its part of the volume it expects in all. Intervals before the order count, back to the first
-    trade of the day.
+    The slice that begins expects the volume of the slice before it, every later one the mean of all slices so far; of
+    what remains it takes its part of the volume it expects in all. Only volume since the order began counts: that of the
+    hours before the opening would make every minute after it look like a burst. Where the feed has no trades, the size
+    displayed when the slice begins stands in for volume.
     """
-    if not market.has_trades:
-        return whole_shares(np.maximum(_displayed_at(market, clock_ns), 1), order.size)
-    earlier = max(0, int((order.window.start_ns - market.trade_ns[0]) // order.slice_ns))
-    edges_ns = order.window.start_ns + np.arange(-earlier, len(clock_ns)) * order.slice_ns
-    volume = np.append(_traded_between(market, edges_ns), 0.0)
-    remaining, released = order.size, np.zeros(len(clock_ns), np.int64)
-    for j in range(len(clock_ns)):
-        known = volume[: earlier + j]
-        later = len(clock_ns) - 1 - j
-        expected_now = known[-1] if len(known) and known.any() else 1.0
-        expected_later = known.mean() * later if len(known) and known.any() else float(later)
-        share = expected_now / (expected_now + expected_later) if later else 1.0
-        released[j] = min(remaining, round(remaining * share))
-        remaining -= released[j]
-    return released
+    if market.has_trades:
+        known = np.append(0, _traded_between(market, clock_ns))
+        intervals = np.maximum(np.arange(len(clock_ns)), 1)
+    else:
+        known = _displayed_at(market, clock_ns)
+        intervals = np.arange(len(clock_ns)) + 1
+    mean = np.cumsum(known) / intervals
+    now, later = np.where(mean > 0, (known, mean), 1)
+    expected = now + later * np.arange(len(clock_ns))[::-1]
+    part = np.append(now[:-1] / expected[:-1], 1)
+    return _rounded_slices(1 - np.cumprod(1 - part), order.size)
 
 
 def execute(market: Market, order: Order, schedule: Schedule, *, sweep: bool = True, record: bool = True) -> Taken:

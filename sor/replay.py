@@ -42,7 +42,7 @@ class Schedule:
     best_only : bool
         Take from one venue at a time, the first of those at the best ask plus fee.
     lot_sz : int
-        Take whole lots of this size where they suffice for all that is open, single shares otherwise.
+        Take whole lots of this size where they suffice for all that is open, single shares otherwise; not with best_only.
     """
 
     clock_ns: np.ndarray
@@ -62,7 +62,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Terminal:
-    """Price of a share still missing after the deadline sweep: the dearest ask plus fee taken there, or `fallback_e6` if none was, plus a penalty."""
+    """Price of a share still missing after the deadline sweep: the dearest ask plus fee taken there, plus a penalty.
+
+    Where the sweep took nothing, `fallback_e6` stands for the dearest.
+    """
 
     fallback_e6: int  # micro-dollars per share
     penalty_e6: int
@@ -138,8 +141,9 @@ def take(
     paid, open_sz, missing_sz, fills, used = _take(*kernel_args, capacity)
     if record and used > capacity:
         paid, open_sz, missing_sz, fills, used = _take(*kernel_args, used)
+    open_sz, missing_sz = open_sz.astype(np.int64), missing_sz.astype(np.int64)
     priced_sz = missing_sz if sweep else np.zeros_like(missing_sz)
-    dearest_e6 = np.where(paid[DEAREST] > 0, paid[DEAREST], terminal.fallback_e6)
+    dearest_e6 = np.where(paid[DEAREST] > NOTHING, paid[DEAREST], terminal.fallback_e6)
     return Taken(
         cash_e6=paid[CASH] * 100,
         fees_e6=paid[FEES],
@@ -166,8 +170,9 @@ def _named_fills(fills: np.ndarray, updates: QuoteUpdates, window: Window, sched
 
 # Rows of the kernel's book (4, K): ask in 1e-4 USD; shares shown; some lane has taken; every lane has taken all.
 PX, SZ, TOUCHED, SPENT = 0, 1, 2, 3
-# Rows of what a lane has paid (3, P): cash in 1e-4 USD; fees in micro-dollars; dearest ask plus fee of the last crossing.
+# Rows of what a lane has paid (3, P): cash in 1e-4 USD; fees in micro-dollars; dearest ask plus fee of the deadline sweep.
 CASH, FEES, DEAREST = 0, 1, 2
+NOTHING = -(2**62)  # the dearest of no fill; a cheap share of a venue that pays the taker may cost less than 0
 
 
 @njit(cache=True)
@@ -198,13 +203,9 @@ def _take(
             if b > 0 and usable[b - 1]:
                 used = _cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, -1 - j, fills, used)
     missing_sz = open_sz.copy()
+    paid[DEAREST] = NOTHING
     if sweep and b > 0 and usable[b - 1]:
-        paid[DEAREST] = 0
-        at, (candidates, best_e6) = -1 - releases, _sort_candidates(book, fees_e6, order)
-        for p in range(lanes):
-            used = _cross_lane(
-                p, book, fees_e6, taken, order, candidates, best_e6, missing_sz, paid, False, 1, at, fills, used
-            )
+        used = _cross_lanes(book, fees_e6, taken, order, missing_sz, paid, False, 1, -1 - releases, fills, used)
     return paid, open_sz, missing_sz, fills, used
 
 
@@ -216,24 +217,21 @@ def _apply(begin, end, venue, ask_px_e4, ask_sz, book, taken, reset):  # pragma:
         if book[TOUCHED, v]:
             if reset or ask_px_e4[i] != book[PX, v]:
                 taken[v, :] = 0
-                book[TOUCHED, v] = 0
-            else:
+                book[TOUCHED, v], book[SPENT, v] = 0, 0
+            elif ask_sz[i] > book[SZ, v]:
+                book[SPENT, v] = 0
+            elif ask_sz[i] < book[SZ, v]:  # equal sizes, the usual case, change nothing
                 for p in range(taken.shape[1]):
                     taken[v, p] = min(taken[v, p], ask_sz[i])
-            book[SPENT, v] = 0
         book[PX, v], book[SZ, v] = ask_px_e4[i], ask_sz[i]
 
 
 @njit(cache=True)
 def _cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used):  # pragma: no cover
     """Take what is open from the cheapest venues on; ties in ask plus fee go to the later venue, as in the trial."""
-    candidates, best_e6 = _sort_candidates(book, fees_e6, order)
     if best_only or lot_sz > 1:
-        for p in range(len(open_sz)):
-            used = _cross_lane(
-                p, book, fees_e6, taken, order, candidates, best_e6, open_sz, paid, best_only, lot_sz, at, fills, used
-            )
-        return used
+        return _cross_lanes(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used)
+    candidates, _ = _sort_candidates(book, fees_e6, order)
     for rank in range(candidates):
         v = order[rank]
         before_sz = taken[v, 0]
@@ -257,6 +255,17 @@ def _take_from(v, px_e4, sz, fee_e6, taken, open_sz, paid):  # pragma: no cover
         paid[FEES, p] += np.int64(got) * np.int64(fee_e6)
         any_left |= np.int32(sz - taken[v, p])
     return any_left > 0
+
+
+@njit(cache=True)
+def _cross_lanes(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used):  # pragma: no cover
+    """The same lane by lane: for what differs between lanes beyond the shares they take."""
+    candidates, best_e6 = _sort_candidates(book, fees_e6, order)
+    for p in range(len(open_sz)):
+        used = _cross_lane(
+            p, book, fees_e6, taken, order, candidates, best_e6, open_sz, paid, best_only, lot_sz, at, fills, used
+        )
+    return used
 
 
 @njit(cache=True)
@@ -314,7 +323,10 @@ def _cost_e6(book, fees_e6, v):  # pragma: no cover
 
 @njit(cache=True)
 def _sort_candidates(book, fees_e6, order):  # pragma: no cover
-    """Put the venues with shares left into `order`, by ask plus fee, ties by later venue; returns their number, and the best of all asks."""
+    """Put the venues with shares left into `order`, by ask plus fee, ties by later venue.
+
+    Returns their number, and the best ask plus fee of all venues.
+    """
     candidates, best_e6 = 0, np.int64(2**62)
     for v in range(len(order)):
         if book[PX, v] == 0:
