@@ -3,7 +3,7 @@
     python -m broker.local start [--mode kraft|zookeeper] [--port 9092] [--zookeeper-port 2181] [--dir .kafka]
     python -m broker.local stop | status | run [same flags]
     python -m broker.local jars                                      make sure of Java and Kafka's jars
-    python -m broker.local tool console-consumer --topic mock_l1_stream --from-beginning --timeout-ms 5000
+    python -m broker.local [same flags] tool console-consumer --topic mock_l1_stream --from-beginning --timeout-ms 5000
 
 `start` leaves the broker running and the topic made; `run` keeps it in the foreground until Ctrl-C. Data stay in the
 folder, apart for each mode. Environment: KAFKA_HOME (an unpacked Kafka, instead of jars from Maven), JAVA_HOME,
@@ -353,10 +353,10 @@ def _tool_options(libs: Path) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see the top of the file."""
     catch_signals()
-    flags, rest = _parser().parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    ours = words.index("tool") + 2 if "tool" in words else len(words)  # what follows a tool's name is the tool's
+    flags, rest = _parser().parse_args(words[:ours]), words[ours:]
     try:
-        if rest and flags.command != "tool":
-            raise UsageError(f"unknown: {' '.join(rest)}; see --help")
         return _COMMANDS[flags.command](flags, rest)
     except SorError as error:
         _say(str(error))

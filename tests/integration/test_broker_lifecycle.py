@@ -20,7 +20,7 @@ def command(monkeypatch):
     monkeypatch.delenv("KAFKA_LISTEN", raising=False)
 
     def run(folder, name, *words):
-        full = [sys.executable, "-m", "broker.local", name, *words, "--dir", str(folder)]
+        full = [sys.executable, "-m", "broker.local", "--dir", str(folder), name, *words]
         return subprocess.run(full, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
 
     return run
@@ -85,7 +85,7 @@ def test_start_status_start_stop_stop(tmp_path, command):
     other_port = command(folder, "start", "--port", str(port + 1))
     assert (other_port.returncode, other_port.stderr.count("\n")) == (2, 1)
 
-    assert "made-at-start" in command(folder, "tool", "topics", "--list", "--port", str(port)).stdout.split()
+    assert "made-at-start" in command(folder, "--port", str(port), "tool", "topics", "--list").stdout.split()
     assert command(folder, "stop").stdout.startswith("kafka: stopped (pid ")
     assert command(folder, "stop").stdout == "nothing to stop\n"
     assert processes_of(folder) == []
