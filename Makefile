@@ -5,6 +5,7 @@ MODE ?= kraft
 PYTHON_HERE := .venv/bin/python
 
 .DEFAULT_GOAL := help
+KERNELS := .venv/.kernels-compiled
 .PHONY: help setup run test check bench broker-start broker-stop broker-status clean
 
 help: ## this list
@@ -13,7 +14,12 @@ help: ## this list
 setup: ## .venv with a Python 3.10 to 3.13 and requirements.txt (the others do this first)
 	@./setup.sh
 
-run: setup ## the pipeline: l1_day.csv through a local Kafka to output.json and results.png (SPEED=0: as fast as possible)
+$(KERNELS): $(wildcard *.py sor/*.py sor/venues.toml) l1_day.csv | setup
+	@echo "setup: compiling the kernels (once, 15 s)" >&2
+	@$(PYTHON_HERE) backtest.py --csv l1_day.csv --out .venv/warm-up >.venv/warm-up.log 2>&1 || { cat .venv/warm-up.log >&2; exit 1; }
+	@touch $@
+
+run: setup $(KERNELS) ## the pipeline: l1_day.csv through a local Kafka to output.json and results.png (SPEED=0: as fast as possible)
 	@$(PYTHON_HERE) -m broker.pipeline --mode $(MODE)
 
 test: setup ## every test, those on a real broker of their own too; nothing is skipped
@@ -24,10 +30,10 @@ check: setup ## lint and format
 	@$(PYTHON_HERE) -m ruff check .
 	@$(PYTHON_HERE) -m ruff format --check .
 
-bench: setup ## speed and memory (the table of benchmarks/README.md)
+bench: setup $(KERNELS) ## speed and memory (the table of benchmarks/README.md)
 	@$(PYTHON_HERE) -m benchmarks
 
-broker-start: setup ## start a local Kafka on 127.0.0.1:9092 (MODE=zookeeper: with a ZooKeeper on 2181)
+broker-start: setup $(KERNELS) ## start a local Kafka on 127.0.0.1:9092 (MODE=zookeeper: with a ZooKeeper on 2181)
 	@$(PYTHON_HERE) -m broker.local start --mode $(MODE)
 
 broker-stop: setup ## stop the Kafka that broker-start started

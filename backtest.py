@@ -67,9 +67,10 @@ def backtest(settings: config.Settings) -> int:
         start = _choose_run(settings, reader)
         try:
             report(settings, venues, _from_kafka(settings, venues, reader, RunAudit(start)))
-        except RunNotWholeError:
+        except RunNotWholeError as verdict:
+            cli.say(f"error: {verdict}")
             reader.commit_reported(start.run_id)
-            raise
+            return verdict.exit_code
         reader.commit_reported(start.run_id)
         if waiting := reader.waiting_runs():
             cli.say(f"{waiting} more run(s) wait on the topic: start backtest.py again for the next")
@@ -82,6 +83,8 @@ def _venue_table(settings: config.Settings) -> VenueTable:
         return parse_venues(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise UsageError(f"{path}: is not UTF-8 text; it must be a venue table like sor/venues.toml") from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _intake(settings: config.Settings, place: str) -> Intake:
@@ -118,8 +121,12 @@ def _from_kafka(settings: config.Settings, venues: VenueTable, reader: stream.Re
     """All rows of one run; RunNotWholeError if it is not whole and partial runs are not allowed."""
     start = audit.start
     cli.say(f"reading run {start.run_id}: {start.file}, {start.rows} rows, symbols {', '.join(start.symbols)}")
+    if settings.rejects:
+        cli.say(
+            f"{settings.rejects} is not written: of a run, the producer set the rows aside (its --rejects keeps them)"
+        )
     intake = _intake(settings, "row")
-    with utils.progress(start.rows, "row", "reading") as bar:
+    with utils.progress(start.rows, "row", "reading") as bar, utils.rare_collections():
         live = LiveTotals(settings, venues, bar.set_postfix_str)
 
         def take(payloads: list[bytes], first_row: int) -> None:
@@ -152,9 +159,7 @@ def _from_kafka(settings: config.Settings, venues: VenueTable, reader: stream.Re
     return Source(FileIdentity(start.file, start.sha256), intake, audit.end.rejects if audit.end else {}, run)
 
 
-def _follow(
-    reader: stream.Reader, audit: RunAudit, take: Callable[[list[bytes], int], None], timeout_s: float
-) -> None:
+def _follow(reader: stream.Reader, audit: RunAudit, take: Callable[[list[bytes], int], None], timeout_s: float) -> None:
     """Hand on the run's payloads until its end record, or until nothing of it has come for `timeout_s`."""
     silent = stream.Silence(timeout_s)
     while not audit.ended:
@@ -164,7 +169,7 @@ def _follow(
         if payloads:
             take(payloads, first_row)
             silent.heard(records)
-        elif silent.too_long(records, reader.caught_up):
+        elif silent.too_long(reader.caught_up):
             return
 
 
@@ -321,7 +326,9 @@ def _table(output: dict) -> str:
             f"{taken['completed_at_deadline']:>13}"
         )
     floor = output["clairvoyant"]
-    lines.append(f"{'clairvoyant (floor)':<22}{floor['total_cash']:>18,.2f}{floor['avg_fill_px']:>12.4f}{floor['shortfall_bps']:>16.2f}")
+    lines.append(
+        f"{'clairvoyant (floor)':<22}{floor['total_cash']:>18,.2f}{floor['avg_fill_px']:>12.4f}{floor['shortfall_bps']:>16.2f}"
+    )
     savings = ", ".join(f"{name} {bps:+.2f}" for name, bps in output["savings_vs_baselines_bps"].items())
     simulated = "simulated data; " if output["data"]["simulated"] else ""
     lines.append(f"saved, bps: {savings} ({simulated}one order on one day: one draw)")

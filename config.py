@@ -32,13 +32,16 @@ BOTH = ("kafka_producer", "backtest")
 PRODUCER, BACKTEST = BOTH[:1], BOTH[1:]
 Check = tuple[Callable[[Any], bool], str]
 
-POSITIVE: Check = (lambda value: 0 < value < float("inf"), "a number greater than 0")
-NOT_NEGATIVE: Check = (lambda value: 0 <= value < float("inf"), "a number of at least 0")
 WHOLE_ORDER: Check = (lambda value: 1 <= value <= 2_000_000_000, "a whole number from 1 to 2000000000")
 NOT_EMPTY: Check = (lambda value: bool(value.strip()), "a text that is not empty")
 ANY: Check = (lambda value: True, "a text")
+ON_OFF: Check = (lambda value: True, "0 or 1")
+SPEED_RANGE: Check = (lambda value: value == 0 or 0.001 <= value <= 1e9, "0 or a number from 0.001 to 1000000000")
 SERVERS: Check = (
-    lambda value: all(re.fullmatch(r"[^\s:,]+:\d{1,5}|\[[^\]]+\]:\d{1,5}", server) for server in value.split(",")),
+    lambda value: all(
+        re.fullmatch(r"([^\s:,\[\]]+|\[[^\s\]]+\]):\d{1,5}", server) and 0 < int(server.rpartition(":")[2]) < 65_536
+        for server in value.split(",")
+    ),
     "host:port, or several of them separated by commas",
 )
 TOPIC: Check = (
@@ -64,6 +67,11 @@ RESULT_SETTINGS = (  # what the results depend on: these, and nothing else, are 
 SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
+def seconds(least: float, most: float) -> Check:
+    """The value is from `least` to `most`."""
+    return (lambda value: least <= value <= most, f"a number from {least:g} to {most:g}")
+
+
 def one_of(*names: str) -> Check:
     """The value is one of `names`."""
     return (lambda value: value in names, f"one of {', '.join(names)}")
@@ -75,6 +83,12 @@ def setting(default: Any, unit: str, help: str, check: Check, programs: Sequence
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def _penalties(name: str) -> Any:
+    """The grid's values of one parameter, as they stand in PARAM_GRID; a list as a tuple."""
+    values = PARAM_GRID.get(name, ())
+    return tuple(values) if isinstance(values, list) else values
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of a run; each field's unit, help, check and programs are in its metadata."""
@@ -84,49 +98,63 @@ class Settings:
         KAFKA_BOOTSTRAP_SERVERS, "host:port", "Kafka broker, or several separated by commas", SERVERS, BOTH
     )
     csv_path: str = setting(CSV_PATH, "", "market data to send, CSV or .csv.gz", NOT_EMPTY, PRODUCER, flag="--csv")
-    speed: float = setting(SPEED, "times real time", "pace of sending; 0: as fast as possible", NOT_NEGATIVE, PRODUCER)
-    max_gap_s: float = setting(1.0, "s", "longest wait between two rows", NOT_NEGATIVE, PRODUCER, flag="--max-gap")
-    offline_csv: str = setting(
-        "", "", "read this file directly, without Kafka", ANY, BACKTEST, flag="--csv"
+    speed: float = setting(SPEED, "times real time", "pace of sending; 0: as fast as possible", SPEED_RANGE, PRODUCER)
+    max_gap_s: float = setting(
+        1.0, "s", "longest wait between two rows", seconds(0, 86_400), PRODUCER, flag="--max-gap"
     )
+    offline_csv: str = setting("", "", "read this file directly, without Kafka", ANY, BACKTEST, flag="--csv")
     order_size: int = setting(ORDER_SIZE, "shares", "size of the order to buy", WHOLE_ORDER, BACKTEST)
     start_time: str = setting(START_TIME, "clock", "when the order starts", CLOCK, BACKTEST)
     end_time: str = setting(END_TIME, "clock", "when it must be complete (deadline sweep)", CLOCK, BACKTEST)
     time_zone: str = setting("America/New_York", "", "the exchange's clock", NOT_EMPTY, BACKTEST)
     policy: str = setting("allocate", "", "strategy that is reported as `optimized`", one_of("allocate"), BACKTEST)
     lambda_over: tuple[float, ...] = setting(
-        PARAM_GRID["lambda_over"], "USD/share", "grid: penalty for shares bought too many", PENALTIES, BACKTEST
+        _penalties("lambda_over"), "USD/share", "grid: penalty for shares bought too many", PENALTIES, BACKTEST
     )
     lambda_under: tuple[float, ...] = setting(
-        PARAM_GRID["lambda_under"], "USD/share", "grid: penalty for shares not bought", PENALTIES, BACKTEST
+        _penalties("lambda_under"), "USD/share", "grid: penalty for shares not bought", PENALTIES, BACKTEST
     )
     theta_queue: tuple[float, ...] = setting(
-        PARAM_GRID["theta_queue"], "USD/share", "grid: penalty for queue risk", PENALTIES, BACKTEST
+        _penalties("theta_queue"), "USD/share", "grid: penalty for queue risk", PENALTIES, BACKTEST
     )
-    slice_s: float = setting(60.0, "s", "length of a TWAP or VWAP slice", POSITIVE, BACKTEST)
+    slice_s: float = setting(60.0, "s", "length of a TWAP or VWAP slice", seconds(0.1, 86_400), BACKTEST)
     volume: str = setting(
         "past", "", "VWAP profile: past (known at the time) or day (look-ahead)", one_of("past", "day"), BACKTEST
     )
     fill_rule: str = setting(
-        "shadow", "", "shadow: displayed size is taken once; reset: fresh at every update", one_of("shadow", "reset"), BACKTEST
+        "shadow",
+        "",
+        "shadow: displayed size is taken once; reset: fresh at every update",
+        one_of("shadow", "reset"),
+        BACKTEST,
     )
     deadline_penalty: str = setting(
         "spread", "USD/share", "added to the dearest ask for shares still missing at the end; spread: the spread then",
-        (lambda value: value == "spread" or _is_number(value, 0), "spread, or a number of at least 0"), BACKTEST,
+        (lambda value: value == "spread" or 0 <= float(value) <= 1000, "spread, or a number from 0 to 1000"), BACKTEST,
     )  # fmt: skip
-    max_quote_age_s: float = setting(0.0, "s", "a venue's quote expires after this; 0: never", NOT_NEGATIVE, BACKTEST)
-    max_disorder_s: float = setting(1.0, "s", "how far back ts_event may go", NOT_NEGATIVE, BOTH, flag="--max-disorder")
+    max_quote_age_s: float = setting(
+        0.0, "s", "a venue's quote expires after this; 0: never", seconds(0, 1e6), BACKTEST
+    )
+    max_disorder_s: float = setting(
+        1.0, "s", "how far back ts_event may go", seconds(0, 1e6), BOTH, flag="--max-disorder"
+    )
     symbol: str = setting("", "", "symbol to trade, where the data hold several", ANY, BACKTEST)
-    venues_path: str = setting("", "", "venue table; empty: the one shipped, sor/venues.toml", ANY, BACKTEST, flag="--venues")
+    venues_path: str = setting(
+        "", "", "venue table; empty: the one shipped, sor/venues.toml", ANY, BACKTEST, flag="--venues"
+    )
     kafka_group: str = setting("backtest", "", "consumer group that remembers which runs it reported", GROUP, BACKTEST)
-    timeout_s: float = setting(120.0, "s", "longest wait for a run, or for its next message", POSITIVE, BACKTEST, flag="--timeout")
-    run_id: str = setting("", "", "id of the run to send, or the run to report; empty: a new one, the next one", RUN_ID, BOTH)
-    replay: bool = setting(False, "", "take the newest complete run again", ANY, BACKTEST)
-    allow_partial: bool = setting(False, "", "report a run that is not whole, too", ANY, BACKTEST)
+    timeout_s: float = setting(
+        120.0, "s", "longest wait for a run, or for its next message", seconds(0.1, 1e6), BACKTEST, flag="--timeout"
+    )
+    run_id: str = setting(
+        "", "", "id of the run to send, or the run to report; empty: a new one, the next one", RUN_ID, BOTH
+    )
+    replay: bool = setting(False, "", "take the newest complete run again", ON_OFF, BACKTEST)
+    allow_partial: bool = setting(False, "", "report a run that is not whole, too", ON_OFF, BACKTEST)
     out_path: str = setting(".", "", "folder the results are written to", NOT_EMPTY, BACKTEST, flag="--out")
-    strict: bool = setting(False, "", "stop at the first bad row", ANY, BOTH)
+    strict: bool = setting(False, "", "stop at the first bad row", ON_OFF, BOTH)
     rejects: str = setting("", "", "CSV file that keeps the rows set aside", ANY, BOTH)
-    show: bool = setting(False, "", "print what is sent or read: first rows, or each batch of quotes", ANY, BOTH)
+    show: bool = setting(False, "", "print what is sent or read: first rows, or each batch of quotes", ON_OFF, BOTH)
 
     @property
     def param_grid(self) -> tuple[tuple[float, float, float], ...]:
@@ -134,14 +162,9 @@ class Settings:
         return tuple((o, u, q) for o in self.lambda_over for u in self.lambda_under for q in self.theta_queue)
 
 
-def _is_number(text: str, least: float) -> bool:
-    try:
-        return least <= float(text) < float("inf")
-    except ValueError:
-        return False
-
-
-def settings(program: str, argv: Sequence[str] | None, description: str, environ: Mapping[str, str] = os.environ) -> Settings:
+def settings(
+    program: str, argv: Sequence[str] | None, description: str, environ: Mapping[str, str] = os.environ
+) -> Settings:
     """Settings of `program` from defaults, environment and flags.
 
     Raises
@@ -151,7 +174,10 @@ def settings(program: str, argv: Sequence[str] | None, description: str, environ
     """
     fields = [field for field in dataclasses.fields(Settings) if program in field.metadata["programs"]]
     parser = _Parser(
-        prog=f"{program}.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=f"{program}.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     for field in fields:
         _add_flag(parser, field)
@@ -189,35 +215,74 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _value(parser: argparse.ArgumentParser, field: dataclasses.Field, flag: str | None, environ: Mapping[str, str]) -> Any:
+def _value(
+    parser: argparse.ArgumentParser, field: dataclasses.Field, flag: str | None, environ: Mapping[str, str]
+) -> Any:
     """The setting's value from its flag, the environment or its default, in that order; checked."""
-    text, source = (flag, flag_name(field)) if flag is not None else (environ.get(env_name(field)), env_name(field))
-    text, source = (field.default, "config.py") if text is None else (text, source)
+    given, source = (flag, flag_name(field)) if flag is not None else (environ.get(env_name(field)), env_name(field))
+    given, source = (field.default, "config.py") if given is None else (given, source)
     accepts, must_be = field.metadata["check"]
-    must_be = "0 or 1" if isinstance(field.default, bool) else must_be
     try:
-        value = _converted(text, field.default) if isinstance(text, str) else text
-        if accepts(value):
-            return value
-    except (ValueError, TypeError):
-        pass
-    parser.error(f"{field.name} ({source}) is {text!r}; it must be {must_be}")
+        value = _CONVERSIONS[field.type](given)
+        fits = accepts(value)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        fits = False
+    if not fits:
+        parser.error(f"{field.name} ({source}) is {given!r}; it must be {must_be}")
+    return value
 
 
-def _converted(text: str, default: Any) -> Any:
-    """`text` as the type of the setting's default; ValueError if it is not of that type."""
-    if isinstance(default, bool):
-        if text.lower() not in SWITCH:
-            raise ValueError(text)
-        return SWITCH[text.lower()]
-    if isinstance(default, tuple):
-        return tuple(float(part) for part in text.split(","))
-    return type(default)(text)
+def _text(given: Any) -> str:
+    if not isinstance(given, str) or "\0" in given:
+        raise TypeError(given)
+    return given
+
+
+def _number(given: Any) -> float:
+    if isinstance(given, bool):
+        raise TypeError(given)
+    return float(given)
+
+
+def _whole_number(given: Any) -> int:
+    value = int(given) if isinstance(given, str) else _number(given)
+    if value != int(value):
+        raise ValueError(given)
+    return int(value)
+
+
+def _switch(given: Any) -> bool:
+    return SWITCH[given.lower()] if isinstance(given, str) else {True: True, False: False}[given]
+
+
+def _numbers(given: Any) -> tuple[float, ...]:
+    return tuple(map(_number, given.split(",") if isinstance(given, str) else given))
+
+
+_CONVERSIONS = {  # a field's type, as it is written there: how a text or an edited default becomes a value of it
+    "str": _text,
+    "int": _whole_number,
+    "float": _number,
+    "bool": _switch,
+    "tuple[float, ...]": _numbers,
+}
 
 
 def _consistent(parser: argparse.ArgumentParser, settings: Settings) -> Settings:
-    if settings.start_time >= settings.end_time:
-        parser.error(f"start_time is {settings.start_time!r}, end_time {settings.end_time!r}; the start must be before the end")
+    if _clock_s(settings.start_time) >= _clock_s(settings.end_time):
+        parser.error(
+            f"start_time is {settings.start_time!r}, end_time {settings.end_time!r}; the start must be before the end"
+        )
     if settings.replay and settings.run_id:
         parser.error("--replay and --run-id choose different runs; give one of them")
+    if settings.rejects and any(map(_same_file(settings.rejects), (settings.csv_path, settings.offline_csv))):
+        parser.error(f"rejects is {settings.rejects!r}; it must not be the market data themselves")
     return settings
+
+
+def _same_file(path: str) -> Callable[[str], bool]:
+    return lambda other: bool(other) and os.path.realpath(other) == os.path.realpath(path)
+
+
+def _clock_s(clock: str) -> float:
+    return sum(float(part) * unit_s for part, unit_s in zip(clock.split(":"), (3600, 60, 1), strict=False))

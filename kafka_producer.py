@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,10 +21,10 @@ import config
 import utils
 from sor import cli, contract, feed, stream
 from sor.contract import END, START, EndRecord, StartRecord
+from sor.errors import FeedError
 from sor.events import Checker, RowBlock
 from sor.feed import FileIdentity, FileSummary
 
-FLUSH_S = 130.0  # longer than kafka-python's own delivery time-out of 120 s
 ABORT_FLUSH_S = 5.0
 PACED_ROWS = 256  # rows between two looks at the clock when nothing has to wait
 
@@ -42,7 +42,7 @@ def produce(settings: config.Settings) -> int:
     summary = feed.summarise(settings.csv_path, scan)
     cli.say(_announcement(identity, summary, scan))
     if settings.show:
-        print(_preview(settings.csv_path, summary))
+        print(_preview(settings.csv_path, summary, scan.max_disorder_ns))
     if settings.rejects:
         feed.write_rejects(settings.csv_path, scan.rejects, settings.rejects)
     topic = stream.Topic(settings.kafka_bootstrap_servers, settings.kafka_topic)
@@ -73,27 +73,31 @@ def new_run_id() -> str:
 
 def _send_run(settings: config.Settings, start: StartRecord, sender: stream.Sender) -> EndRecord:
     """Start record, rows, end record; an aborted end record if anything stops the run on the way."""
-    run = RunSender(start.run_id, sender.send)
+    run = RunSender(start.run_id, sender)
     checker = Checker(_ns(settings.max_disorder_s))
-    sender.send(contract.encode_record(start), contract.record_headers(start.run_id, START))
+    sender.send([(contract.encode_record(start), contract.record_headers(start.run_id, START))])
     try:
-        with utils.progress(start.rows, "row", "sending") as bar:
+        with utils.progress(start.rows, "row", "sending") as bar, utils.rare_collections():
             pace = Pace(settings.speed, settings.max_gap_s)
             for rows in feed.good_blocks(settings.csv_path, checker):
                 for sent in run.send_block(rows, pace):
                     bar.update(sent)
                     bar.set_postfix_str(f"lag {pace.lag_s:.2f} s", refresh=False)
-        sender.flush(FLUSH_S)
-        return run.finish(checker, sender, FLUSH_S)
+        if run.rows != start.rows:
+            raise FeedError(
+                f"{settings.csv_path}: held {start.rows} rows, now {run.rows}; it must not change while it is sent"
+            )
+        sender.flush()
+        return run.finish(checker)
     except BaseException as failure:
-        _abort(run, checker, sender, failure)
+        _abort(run, checker, failure)
         raise
 
 
-def _abort(run: RunSender, checker: Checker, sender: stream.Sender, failure: BaseException) -> None:
+def _abort(run: RunSender, checker: Checker, failure: BaseException) -> None:
     """Tell the consumers that this run ends here; the broker may be gone, and that is what failed already."""
     try:
-        run.finish(checker, sender, ABORT_FLUSH_S, aborted=str(failure) or type(failure).__name__)
+        run.finish(checker, ABORT_FLUSH_S, aborted=str(failure) or type(failure).__name__)
     except stream.StreamError:
         cli.say("the end of the run could not be announced: consumers will find it without an end record")
 
@@ -128,8 +132,8 @@ class Pace:
         start = 0
         while start < len(due):
             self.lag_s = max(0.0, self.clock() - due[start]) if self.speed else 0.0
-            if due[start] > self.clock():
-                self.sleep(due[start] - self.clock())
+            if (wait_s := due[start] - self.clock()) > 0:
+                self.sleep(wait_s)
             ready = int(np.searchsorted(due, self.clock(), side="right")) if self.speed else len(due)
             stop = min(max(start + 1, ready), start + PACED_ROWS)
             yield start, stop
@@ -140,23 +144,29 @@ class Pace:
 class RunSender:
     """Numbers, counts and sums the rows of one run while they are sent."""
 
-    def __init__(self, run_id: str, send: Callable[[bytes, list[tuple[str, bytes]]], None]) -> None:
-        self.run_id, self._send = run_id, send
+    def __init__(self, run_id: str, sender: stream.Sender) -> None:
+        self.run_id, self._sender = run_id, sender
         self.rows = 0
         self.crc32 = 0
         self._run_header = contract.row_headers(run_id, 0)[0]
 
-    def send_block(self, rows: RowBlock, pace: Pace) -> Iterable[int]:
+    def send_block(self, rows: RowBlock, pace: Pace) -> Iterator[int]:
         """Send the rows of a block in order; yields how many went each time the clock was looked at."""
         payloads = contract.encode_rows(rows)
         for start, stop in pace.groups(rows.ts_ns):
-            for number, payload in enumerate(payloads[start:stop], start=self.rows):
-                self._send(payload, [self._run_header, (contract.HEADER_ROW, b"%d" % number)])
-            self.rows += stop - start
-            self.crc32 = contract.crc32(payloads[start:stop], self.crc32)
+            with cli.deferred_signals():
+                self._send(payloads[start:stop])
+            self._sender.make_room()
             yield stop - start
 
-    def finish(self, checker: Checker, sender: stream.Sender, timeout_s: float, aborted: str = "") -> EndRecord:
+    def _send(self, payloads: list[bytes]) -> None:
+        run, name = self._run_header, contract.HEADER_ROW
+        numbered = enumerate(payloads, start=self.rows)
+        self._sender.send((payload, [run, (name, b"%d" % number)]) for number, payload in numbered)
+        self.rows += len(payloads)
+        self.crc32 = contract.crc32(payloads, self.crc32)
+
+    def finish(self, checker: Checker, timeout_s: float = stream.FLUSH_S, aborted: str = "") -> EndRecord:
         """Send the end record and wait until the broker has it."""
         end = EndRecord(
             run_id=self.run_id,
@@ -166,8 +176,8 @@ class RunSender:
             crc32=self.crc32,
             aborted=aborted,
         )
-        sender.send(contract.encode_record(end), contract.record_headers(self.run_id, END))
-        sender.flush(timeout_s)
+        self._sender.send([(contract.encode_record(end), contract.record_headers(self.run_id, END))])
+        self._sender.flush(timeout_s)
         return end
 
 
@@ -187,9 +197,9 @@ def _announcement(identity: FileIdentity, summary: FileSummary, scan: Checker) -
     return "\n".join(lines)
 
 
-def _preview(path: str, summary: FileSummary) -> str:
+def _preview(path: str, summary: FileSummary, max_disorder_ns: int) -> str:
     """The first five rows as the messages they become, and the number of distinct timestamps."""
-    rows = next(feed.good_blocks(path, Checker(0)))
+    rows = next(feed.good_blocks(path, Checker(max_disorder_ns)))
     payloads = contract.encode_rows(rows.select(np.arange(len(rows)) < 5))
     return "\n".join([*(payload.decode() for payload in payloads), f"{summary.timestamps} distinct timestamps"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -45,7 +46,20 @@ def write_atomic(path: str | Path, text: str) -> None:
 def progress(total: int | None, unit: str, description: str) -> tqdm:
     """A progress bar on stderr; without a terminal it writes a line every few seconds at most."""
     interval_s = 0.2 if sys.stderr.isatty() else 5.0
-    return tqdm(total=total, unit=unit, desc=description, file=sys.stderr, mininterval=interval_s, unit_scale=True, leave=True)
+    return tqdm(
+        total=total, unit=unit, desc=description, file=sys.stderr, mininterval=interval_s, unit_scale=True, leave=True
+    )
+
+
+@contextmanager
+def rare_collections(objects: int = 100_000) -> Iterator[None]:
+    """Python looks for unreachable cycles once in `objects` new ones, not once in 700: thousands of messages in memory are none."""
+    usual = gc.get_threshold()
+    gc.set_threshold(objects, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 class Timer:

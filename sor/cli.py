@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from sor.errors import SorError
@@ -26,7 +27,9 @@ def run(work: Callable[[], int]) -> int:
     """Do the work of a program and return its exit code; a traceback is for our own mistakes only."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()  # what cannot be written must fail here, not at the interpreter's end
+        return code
     except SorError as error:
         say(f"error: {error}")
         return error.exit_code
@@ -37,13 +40,30 @@ def run(work: Callable[[], int]) -> int:
         say("interrupted")
         return 130
     except BrokenPipeError:  # the reader of our stdout has left
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the interpreter's own flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush at exit
         return 1
     except OSError as error:
-        say(f"error: {error.filename or 'file'}: {error.strerror or error}")
+        say(f"error: {error.filename2 or error.filename or 'file'}: {error.strerror or error}")
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: a library's locks are not left taken in the middle of a step."""
+    came: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def say(text: str) -> None:

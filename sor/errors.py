@@ -1,12 +1,12 @@
 """The exceptions a user can cause; `main` of each program turns them into one line and an exit code.
 
-    SorError                exit 1
-    ├── UsageError          exit 2: a setting, flag or argument is wrong
-    ├── FeedError           a market data file cannot be read, or is not of a known format
-    ├── StreamError         Kafka: broker unreachable, message not acknowledged, nothing to read in time
-    │   └── RunNotWholeError    a run on the topic was aborted, has gaps or a wrong checksum
-    ├── AllocationError     an order or a venue handed to the allocator has an impossible value
-    └── ReplayError         the data hold nothing that the order could be replayed on
+SorError                exit 1
+├── UsageError          exit 2: a setting, flag or argument is wrong
+├── FeedError           a market data file cannot be read, or is not of a known format
+├── StreamError         Kafka: broker unreachable, message not acknowledged, nothing to read in time
+│   └── RunNotWholeError    a run on the topic was aborted, has gaps or a wrong checksum
+├── AllocationError     an order or a venue handed to the allocator has an impossible value
+└── ReplayError         the data hold nothing that the order could be replayed on
 """
 
 

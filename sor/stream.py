@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.future import Future
 from kafka.structs import OffsetAndMetadata
 
 from sor import contract
@@ -22,12 +23,18 @@ from sor.audit import envelope, next_commit
 from sor.contract import END, START, EndRecord, StartRecord
 from sor.errors import StreamError
 
+Message = tuple[bytes, list[tuple[str, bytes]]]  # payload and headers
+
 PARTITION = 0
 BATCH_BYTES = 256 * 1024
 LINGER_MS = 10
-UNACKNOWLEDGED = 20_000  # messages in flight before the sender looks back whether old ones arrived
+DELIVERY_MS = 120_000  # a message not acknowledged by then fails the run
+FLUSH_S = DELIVERY_MS / 1000 + 10
+MOST_IN_FLIGHT = 8_000  # messages; about 4 MB, and more than the broker can have before it
 POLL_MS = 200
 POLL_RECORDS = 4_000
+ANSWER_MS = 10_000  # by then the broker must have answered a reader's question
+MOST_METADATA = 4_000  # bytes kept with a committed offset; a broker takes 4096
 
 logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what goes wrong is said once, in our words
 
@@ -42,7 +49,11 @@ class Topic:
     @property
     def client(self) -> dict[str, object]:
         """What every Kafka client of ours is opened with."""
-        return {"bootstrap_servers": self.servers.split(","), "bootstrap_timeout_ms": 10_000}
+        return {
+            "bootstrap_servers": self.servers.split(","),
+            "bootstrap_timeout_ms": 10_000,
+            "reconnect_backoff_max_ms": 1_000,
+        }
 
     def unreachable(self, error: Exception) -> StreamError:
         """The error for a broker that does not answer."""
@@ -71,10 +82,15 @@ class Sender:
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
-        self._in_flight: deque = deque()
+        self._in_flight: list[Future] = []
         try:
             self._producer = KafkaProducer(
-                **topic.client, acks="all", enable_idempotence=True, batch_size=BATCH_BYTES, linger_ms=LINGER_MS
+                **topic.client,
+                acks="all",
+                enable_idempotence=True,
+                batch_size=BATCH_BYTES,
+                linger_ms=LINGER_MS,
+                delivery_timeout_ms=DELIVERY_MS,
             )
         except KafkaError as error:
             raise topic.unreachable(error) from None
@@ -83,36 +99,44 @@ class Sender:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._producer.close(timeout=5)
-
-    def send(self, payload: bytes, headers: list[tuple[str, bytes]]) -> None:
-        """Queue one message; blocks while the buffer is full, StreamError if an earlier one was not acknowledged."""
         try:
-            future = self._producer.send(self.topic.name, payload, headers=headers, partition=PARTITION)
+            self._producer.close(timeout=1)
+        except KafkaError:  # messages wait for a broker that has gone; `flush` has said so
+            self._producer._sender.force_close()
+            self._producer.close(timeout=5)
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Queue messages in order, without waiting: call `make_room` now and then."""
+        send, name, in_flight = self._producer.send, self.topic.name, self._in_flight
+        try:
+            for payload, headers in messages:
+                in_flight.append(send(name, payload, headers=headers, partition=PARTITION))
         except KafkaError as error:
             raise self._not_acknowledged(error) from None
-        self._in_flight.append(future)
-        if len(self._in_flight) >= 2 * UNACKNOWLEDGED:
-            self._look_back(UNACKNOWLEDGED)
 
-    def flush(self, timeout_s: float) -> None:
+    def make_room(self) -> None:
+        """Wait while too many messages are on their way; StreamError if an earlier one was not acknowledged."""
+        if len(self._in_flight) > MOST_IN_FLIGHT:
+            self._settle(len(self._in_flight) - MOST_IN_FLIGHT // 2, FLUSH_S)
+
+    def flush(self, timeout_s: float = FLUSH_S) -> None:
         """Wait until every message is acknowledged; StreamError if one was not."""
         try:
             self._producer.flush(timeout=timeout_s)
         except KafkaError as error:
             raise self._not_acknowledged(error) from None
-        self._look_back(0)
+        self._settle(len(self._in_flight), timeout_s)
 
-    def _look_back(self, keep: int) -> None:
-        while len(self._in_flight) > keep:
-            future = self._in_flight.popleft()
-            if future.failed():
-                raise self._not_acknowledged(future.exception)
-            if not future.succeeded() and keep == 0:
-                raise self._not_acknowledged(TimeoutError())
-            if not future.succeeded():
-                self._in_flight.appendleft(future)
-                return
+    def _settle(self, count: int, timeout_s: float) -> None:
+        """Wait for the oldest `count` messages; StreamError if one of them was not acknowledged."""
+        try:
+            for future in self._in_flight[:count]:
+                if not future.is_done or future.exception:  # asking first takes a tenth of the time of `get`
+                    future.get(timeout_s)
+        except KafkaError as error:
+            raise self._not_acknowledged(error) from None
+        finally:
+            del self._in_flight[:count]
 
     def _not_acknowledged(self, error: Exception) -> StreamError:
         return StreamError(
@@ -139,11 +163,12 @@ class Reader:
                 group_id=group,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
+                request_timeout_ms=ANSWER_MS,
                 max_poll_records=POLL_RECORDS,
                 max_partition_fetch_bytes=4 * BATCH_BYTES,
             )
             self._consumer.assign([self._partition])
-            committed = self._consumer.committed(self._partition, metadata=True)
+            committed = self._consumer.committed(self._partition, metadata=True, timeout_ms=ANSWER_MS)
         except KafkaError as error:
             raise topic.unreachable(error) from None
         self._committed = committed.offset if committed else 0
@@ -153,7 +178,7 @@ class Reader:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._consumer.close()
+        self._consumer.close(timeout_ms=1_000)
 
     def poll(self) -> list[ConsumerRecord]:
         """The next messages, in order; empty if none came within a fraction of a second."""
@@ -166,18 +191,18 @@ class Reader:
             raise StreamError(f"reading topic {self.topic.name} failed: {type(error).__name__}: {error}") from None
         if records:
             self._position = records[-1].offset + 1
-            self._starts += [(r.offset, envelope(r).run_id) for r in records if is_start(r)]
+            self._starts += [(r.offset, start.run_id) for r in records if (start := start_record(r))]
         return records
 
     def next_unreported(self, timeout_s: float) -> StartRecord:
         """The first run this group has not reported yet; waits for one."""
         self._seek(self._committed)
-        return self._find(lambda run_id: run_id not in self._reported, timeout_s)
+        return self._find(lambda run_id: run_id not in self._reported, "no run to report", timeout_s)
 
     def run(self, run_id: str, timeout_s: float) -> StartRecord:
         """The run of this id; waits for it."""
         self._seek(0)
-        return self._find(lambda found: found == run_id, timeout_s)
+        return self._find(lambda found: found == run_id, f"no run {run_id}", timeout_s)
 
     def newest_whole(self) -> StartRecord:
         """The newest run on the topic that is complete, whether reported or not."""
@@ -200,8 +225,12 @@ class Reader:
         """Remember that the group has reported this run."""
         self._reported.add(run_id)
         offset, beyond = next_commit(self._starts, self._committed, self._reported, self._position)
+        while len(",".join(beyond)) > MOST_METADATA and offset < self._position:  # gives up the oldest unreported run
+            offset, beyond = next_commit(self._starts, offset + 1, self._reported, self._position)
         try:
-            self._consumer.commit({self._partition: OffsetAndMetadata(offset, ",".join(beyond), -1)})
+            self._consumer.commit(
+                {self._partition: OffsetAndMetadata(offset, ",".join(beyond), -1)}, timeout_ms=ANSWER_MS
+            )
         except KafkaError as error:
             raise StreamError(f"the run is reported, but the group's offset was not committed: {error}") from None
 
@@ -210,17 +239,21 @@ class Reader:
         return len({run_id for offset, run_id in self._starts if offset >= self._committed} - self._reported)
 
     def caught_up(self) -> bool:
-        """Every message now on the topic has been read."""
+        """Every message now on the topic has been read; StreamError if the broker cannot be asked."""
         try:
-            return self._position >= self._consumer.end_offsets([self._partition])[self._partition]
-        except KafkaError:
-            return False
+            return (
+                self._position >= self._consumer.end_offsets([self._partition], timeout_ms=ANSWER_MS)[self._partition]
+            )
+        except KafkaError as error:
+            raise self.topic.unreachable(error) from None
 
     def _seek(self, offset: int) -> None:
         try:
-            first = self._consumer.beginning_offsets([self._partition])[self._partition]
-            end = self._consumer.end_offsets([self._partition])[self._partition]
-            self._position = offset if first <= offset <= end else first  # beyond the end: the topic was made anew
+            first = self._consumer.beginning_offsets([self._partition], timeout_ms=ANSWER_MS)[self._partition]
+            end = self._consumer.end_offsets([self._partition], timeout_ms=ANSWER_MS)[self._partition]
+            if self._committed > end:  # the topic was made anew
+                self._committed = first
+            self._position = offset if first <= offset <= end else first
             self._consumer.seek(self._partition, self._position)
         except KafkaError as error:
             raise self.topic.unreachable(error) from None
@@ -229,9 +262,9 @@ class Reader:
         while not self.caught_up():
             yield self.poll()
 
-    def _find(self, wanted: Callable[[str], bool], timeout_s: float) -> StartRecord:
+    def _find(self, wanted: Callable[[str], bool], missing: str, timeout_s: float) -> StartRecord:
         """Read up to and including the start record of the first run whose id is `wanted`; what follows stays pending."""
-        deadline = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + timeout_s
         while True:
             records = self.poll()
             for i, record in enumerate(records):
@@ -239,9 +272,9 @@ class Reader:
                 if start and wanted(start.run_id):
                     self._pending = records[i + 1 :]
                     return start
-            if not records and time.monotonic() >= deadline and self.caught_up():
+            if time.monotonic() >= deadline_s and self.caught_up():
                 raise StreamError(
-                    f"no run to report came on topic {self.topic.name} within {timeout_s:g} s: start "
+                    f"{missing} came on topic {self.topic.name} within {timeout_s:g} s: start "
                     "`python kafka_producer.py`, or use --replay to take the newest complete run again"
                 )
 
@@ -279,18 +312,14 @@ class Silence:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._heard_s = time.monotonic()
-        self._sent_s: float | None = None
+        self._sent_s = float("inf")
 
     def heard(self, records: Sequence[ConsumerRecord]) -> None:
         """Messages of the run have come."""
         self._heard_s = time.monotonic()
         self._sent_s = records[-1].timestamp / 1000
 
-    def too_long(self, others: Sequence[ConsumerRecord], caught_up: Callable[[], bool]) -> bool:
-        """Judge after a poll that brought nothing of the run, but perhaps messages of others."""
-        if time.monotonic() - self._heard_s > self._timeout_s:
-            return True
-        if self._sent_s is None:
-            return False
-        now_s = others[-1].timestamp / 1000 if others else time.time()
-        return now_s - self._sent_s > self._timeout_s and (bool(others) or caught_up())
+    def too_long(self, caught_up: Callable[[], bool]) -> bool:
+        """Judge after a poll that brought nothing of the run."""
+        silent_s = max(time.monotonic() - self._heard_s, time.time() - self._sent_s)
+        return silent_s > self._timeout_s and caught_up()
