@@ -102,8 +102,9 @@ def _from_csv(settings: config.Settings) -> Source:
     if settings.rejects:
         feed.write_rejects(path, intake.checker.rejects, settings.rejects)
     if settings.show:
-        for rows in feed.good_blocks(path, Checker(intake.checker.max_disorder_ns)):
-            _show_batches(rows)
+        again = _intake(settings, "line")
+        for rows in feed.read_blocks(path):
+            _show_batches(again.add(rows))
     return Source(identity, intake, intake.checker.rejects.summary(), {"transport": "csv"})
 
 
@@ -130,8 +131,7 @@ def _from_kafka(settings: config.Settings, venues: VenueTable, reader: stream.Re
         live = LiveTotals(settings, venues, bar.set_postfix_str)
 
         def take(payloads: list[bytes], first_row: int) -> None:
-            rows = contract.decode_rows(payloads, first_row)
-            intake.add(rows)
+            rows = intake.add(contract.decode_rows(payloads, first_row))
             bar.update(len(payloads))
             live.update(intake)
             if settings.show:

@@ -9,27 +9,23 @@ from collections.abc import Callable
 from time import perf_counter
 
 from allocator import Venue, allocate, allocate_exhaustive, split_cost
+from benchmarks.table import Row, show
 
 PENALTIES = (0.4, 0.6, 0.3)
 STEP = 100
 
 
-def rows() -> list[dict[str, str | float | bool]]:
+def rows() -> list[Row]:
     """One row per claim: ours, what it stands beside, their ratio, the bar, and ok: answer right and bar met."""
     return [_against_exhaustive(), _twelve_venues()]
 
 
 def main() -> int:
     """Print the rows as a markdown table; 1 if one of them is not ok."""
-    table = rows()
-    print("| " + " | ".join(table[0]) + " |")
-    print("| --- " * len(table[0]) + "|")
-    for row in table:
-        print("| " + " | ".join(str(cell) for cell in row.values()) + " |")
-    return 0 if all(row["ok"] for row in table) else 1
+    return show(rows())
 
 
-def _against_exhaustive() -> dict[str, str | float | bool]:
+def _against_exhaustive() -> Row:
     """Five venues of 2,000 shares: 21**5 splits in lots, those above the order pruned."""
     venues = [Venue(226.80 + cents / 100, 2_000, 0.003, 0.002) for cents in (3, 1, 4, 0, 2)]
     start = perf_counter()
@@ -48,7 +44,7 @@ def _against_exhaustive() -> dict[str, str | float | bool]:
     }
 
 
-def _twelve_venues() -> dict[str, str | float | bool]:
+def _twelve_venues() -> Row:
     """Twelve venues, as many as the consolidated books of our data have; the order takes two thirds of the display."""
     draw = random.Random(7)
     venues = [Venue(226.80 + draw.randrange(10) / 100, 100 * draw.randrange(1, 13), 0.003, 0.002) for _ in range(12)]

@@ -17,6 +17,7 @@ from time import process_time
 import numpy as np
 import pandas as pd
 
+from benchmarks.table import Row, show
 from sor import feed
 from sor.events import QUOTE, TRADE, Checker, Events, Intake
 
@@ -26,7 +27,7 @@ ROUNDS = 15
 SECOND_NS = 10**9
 
 
-def rows() -> list[dict[str, str | float | bool]]:
+def rows() -> list[Row]:
     """One row per claim: ours, what it stands beside, their ratio, the bar, and ok: answer right and bar met."""
     with tempfile.TemporaryDirectory() as folder:
         path = _plain_csv(Path(folder))
@@ -36,12 +37,7 @@ def rows() -> list[dict[str, str | float | bool]]:
 
 def main() -> int:
     """Print the rows as a markdown table; 1 if one of them is not ok."""
-    table = rows()
-    print("| " + " | ".join(table[0]) + " |")
-    print("| --- " * len(table[0]) + "|")
-    for row in table:
-        print("| " + " | ".join(str(cell) for cell in row.values()) + " |")
-    return 0 if all(row["ok"] for row in table) else 1
+    return show(rows())
 
 
 def _plain_csv(folder: Path) -> Path:
@@ -87,7 +83,7 @@ def _same_side(px: pd.Series, sz: pd.Series, px_e4: np.ndarray, shares: np.ndarr
     return bool((rounded_e4[shown] == px_e4[shown]).all() and (np.where(shown, sz, 0) == shares).all())
 
 
-def _time(path: Path, right: bool) -> dict[str, str | float | bool]:
+def _time(path: Path, right: bool) -> Row:
     """CPU time, both have one thread; the fastest of several alternating rounds: the machine's noise only ever adds."""
     pairs = [(_seconds(_ours, path), _seconds(_beside, path)) for _ in range(ROUNDS)]
     ours_s, beside_s = map(min, zip(*pairs, strict=True))
@@ -100,7 +96,7 @@ def _seconds(call: Callable[[Path], object], path: Path) -> float:
     return process_time() - start
 
 
-def _memory(path: Path, right: bool) -> dict[str, str | float | bool]:
+def _memory(path: Path, right: bool) -> Row:
     """Peak resident memory above that of a process that has imported everything and read nothing."""
     ours, beside, nothing = (_peak_mb(what, path) for what in ("_ours", "_beside", "str"))
     ours, beside = ours - nothing, beside - nothing
@@ -120,7 +116,7 @@ def _own_peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _row(path: Path, what: str, ours: str, beside: str, ratio: float, right: bool) -> dict[str, str | float | bool]:
+def _row(path: Path, what: str, ours: str, beside: str, ratio: float, right: bool) -> Row:
     return {
         "name": f"feed.load, {path.name}, {what}",
         "ours": ours,

@@ -389,14 +389,13 @@ class Intake:
         self.other_symbol_rows = 0
         self.buffer = EventBuffer()
 
-    def add(self, rows: RowBlock) -> None:
-        """Check a block and keep its good rows; FeedError if it holds a second symbol and none was chosen."""
+    def add(self, rows: RowBlock) -> RowBlock:
+        """Check a block, keep its good rows and return them; FeedError if it holds a second symbol and none was chosen."""
         good = self.checker.good(rows)
-        if not len(good):
-            return
-        chosen = self._rows_of_symbol(good)
+        chosen = self._rows_of_symbol(good) if len(good) else good
         self.other_symbol_rows += len(good) - len(chosen)
         self.buffer.append(chosen)
+        return chosen
 
     def _rows_of_symbol(self, rows: RowBlock) -> RowBlock:
         present = sorted({rows.symbols[code] for code in np.flatnonzero(np.bincount(rows.symbol))})
