@@ -16,7 +16,7 @@ setup: ## .venv with a Python 3.10 to 3.13 and requirements.txt (the others do t
 
 $(KERNELS): $(wildcard *.py sor/*.py sor/venues.toml) l1_day.csv | setup
 	@echo "setup: compiling the kernels (once, 15 s)" >&2
-	@$(PYTHON_HERE) backtest.py --csv l1_day.csv --out .venv/warm-up >.venv/warm-up.log 2>&1 || { cat .venv/warm-up.log >&2; exit 1; }
+	@env -i PATH="$$PATH" HOME="$$HOME" $(PYTHON_HERE) backtest.py --csv l1_day.csv --out .venv/warm-up >.venv/warm-up.log 2>&1 || { cat .venv/warm-up.log >&2; exit 1; }
 	@touch $@
 
 run: setup $(KERNELS) ## the pipeline: l1_day.csv through a local Kafka to output.json and results.png (SPEED=0: as fast as possible)
@@ -44,5 +44,5 @@ broker-status: setup ## is it running, and does it answer
 
 clean: ## stop the local Kafka; remove .venv, Kafka's jars and data, caches and output.json
 	@test ! -x $(PYTHON_HERE) || $(PYTHON_HERE) -m broker.local stop
-	rm -rf .venv .kafka .pytest_cache .ruff_cache .hypothesis output.json grid_results.json rejects.csv
+	rm -rf .venv .kafka .pytest_cache .ruff_cache .hypothesis output.json grid_results.json results.pdf savings_plot.png rejects.csv
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,8 +9,14 @@ stdout gets the four sections the trial asks for as JSON; progress, the table an
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a Ctrl-C while the modules load ends the program without a traceback
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +41,7 @@ from sor.synthetic import SYMBOL as SIMULATED_SYMBOL
 from sor.venues import VenueTable, parse_venues
 
 SHIPPED_VENUES = Path(__file__).parent / "sor" / "venues.toml"
-RESULT_FILES = ("output.json", "grid_results.json", "results.png", "results.pdf", "savings_plot.png")
+MANY_REJECTS = 0.1  # of the rows: worth a warning
 LIVE_SHARE = 0.05  # of the time spent on the running totals while reading, at most
 
 
@@ -58,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def backtest(settings: config.Settings) -> int:
     """Read, replay, write; with Kafka the run counts as reported only after everything is written."""
     venues = _venue_table(settings)
+    _make_folder(settings.out_path)
     if settings.offline_csv:
         report(settings, venues, _from_csv(settings))
         return 0
@@ -85,6 +92,20 @@ def _venue_table(settings: config.Settings) -> VenueTable:
         raise UsageError(f"{path}: is not UTF-8 text; it must be a venue table like sor/venues.toml") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; it must be a venue table") from None
+
+
+def _make_folder(out_path: str) -> None:
+    """Make sure, before anything is read, that results can be written."""
+    try:
+        Path(out_path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out_path):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"out_path is {out_path!r}: {error.strerror}; it must be a folder that can be written"
+        ) from None
 
 
 def _intake(settings: config.Settings, place: str) -> Intake:
@@ -194,7 +215,7 @@ class LiveTotals:
     def _totals(self, events: Events) -> str:
         at = utils.utc_text(events.ts_ns[-1])[11:19]
         try:
-            market = markets.build(events, self._venues)
+            market = markets.build(events, self._venues, _max_quote_age_ns(self._settings))
             order = _order(self._settings, market)
         except ReplayError:
             return f"{at}, order not started"
@@ -216,6 +237,10 @@ def _show_batches(rows: RowBlock) -> None:
         print(f"{utils.utc_text(quotes.ts_ns[begin])}  {shown}")
 
 
+def _max_quote_age_ns(settings: config.Settings) -> int:
+    return round(settings.max_quote_age_s * 1e9)
+
+
 def _order(settings: config.Settings, market: Market) -> Order:
     return Order(
         size=settings.order_size,
@@ -231,8 +256,11 @@ def report(settings: config.Settings, venues: VenueTable, source: Source) -> Non
     """Replay the order, write every result file, print the trial's sections and the table."""
     timer = utils.Timer()
     events = source.intake.buffer.events()
-    market = markets.build(events, venues, round(settings.max_quote_age_s * 1e9))
-    result = experiment.run(market, _order(settings, market), settings.policy, settings.param_grid)
+    try:
+        market = markets.build(events, venues, _max_quote_age_ns(settings))
+        result = experiment.run(market, _order(settings, market), settings.policy, settings.param_grid)
+    except ReplayError as error:
+        raise ReplayError(f"{error}{source.intake.checker.rejects.hint()}") from None
     sections = experiment.seed_sections(result, market)
     output = {
         **sections,
@@ -240,19 +268,23 @@ def report(settings: config.Settings, venues: VenueTable, source: Source) -> Non
         "order": _order_section(result),
         "grid": experiment.grid_section(result),
         "book": experiment.book_section(market),
-        "data": _data_section(source, events, venues),
+        "data": {
+            **_data_section(source, events, venues),
+            "rows_after_the_day": markets.rows_after_the_day(market, result.order.window, settings.time_zone),
+        },
         "settings": _result_settings(settings),
         "run": {**source.run, "replay_s": round(timer.seconds, 3), "versions": _versions()},
     }
     _write(settings, source, output, result, market)
     print(utils.json_text(sections), end="")
     cli.say(_table(output))
+    for warning in _warnings(output):
+        cli.say(f"warning: {warning}")
 
 
 def _write(settings: config.Settings, source: Source, output: dict, result: Experiment, market: Market) -> None:
     """Every result file, each whole or not at all, output.json last."""
     folder = Path(settings.out_path)
-    folder.mkdir(parents=True, exist_ok=True)
     picture = plot.Source(
         file=source.file.name,
         symbol=source.intake.symbol or "",
@@ -314,6 +346,28 @@ def _result_settings(settings: config.Settings) -> dict[str, object]:
 def _versions() -> dict[str, str]:
     packages = ("numpy", "numba", "pandas", "matplotlib", "kafka-python")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _warnings(output: dict) -> list[str]:
+    """What the reader of the numbers must know first."""
+    warnings = []
+    data = output["data"]
+    rejected = sum(kind["count"] for kind in data["rejects"].values())
+    if rejected:
+        kinds = ", ".join(
+            f"{name} {kind['count']} from line {kind['first_line']}" for name, kind in data["rejects"].items()
+        )
+        much = ": a large part of the data" if rejected > MANY_REJECTS * (rejected + data["rows"]) else ""
+        warnings.append(f"{rejected} rows of the file were set aside ({kinds}){much}")
+    if data["rows_after_the_day"]:
+        warnings.append(f"{data['rows_after_the_day']} quotes of later days were not used: an order lives on one day")
+    priced = {name: taken["priced_beyond_book"] for name, taken in output["baselines"].items()}
+    priced[output["optimized"]["policy"]] = output["optimized"]["priced_beyond_book"]
+    if most := max(priced.values()):
+        warnings.append(
+            f"up to {most} shares were nowhere on the book and are priced by rule: the totals depend on that price"
+        )
+    return warnings
 
 
 def _table(output: dict) -> str:

@@ -147,7 +147,7 @@ class Settings:
         120.0, "s", "longest wait for a run, or for its next message", seconds(0.1, 1e6), BACKTEST, flag="--timeout"
     )
     run_id: str = setting(
-        "", "", "id of the run to send, or the run to report; empty: a new one, the next one", RUN_ID, BOTH
+        "", "", "id of the run to send (never used before), or to report; empty: a new one, the next one", RUN_ID, BOTH
     )
     replay: bool = setting(False, "", "take the newest complete run again", ON_OFF, BACKTEST)
     allow_partial: bool = setting(False, "", "report a run that is not whole, too", ON_OFF, BACKTEST)
@@ -219,7 +219,9 @@ def _value(
     parser: argparse.ArgumentParser, field: dataclasses.Field, flag: str | None, environ: Mapping[str, str]
 ) -> Any:
     """The setting's value from its flag, the environment or its default, in that order; checked."""
-    given, source = (flag, flag_name(field)) if flag is not None else (environ.get(env_name(field)), env_name(field))
+    given, source = (
+        (flag, flag_name(field)) if flag is not None else (environ.get(env_name(field)) or None, env_name(field))
+    )
     given, source = (field.default, "config.py") if given is None else (given, source)
     accepts, must_be = field.metadata["check"]
     try:
@@ -275,6 +277,8 @@ def _consistent(parser: argparse.ArgumentParser, settings: Settings) -> Settings
         )
     if settings.replay and settings.run_id:
         parser.error("--replay and --run-id choose different runs; give one of them")
+    if settings.offline_csv and (settings.replay or settings.run_id or settings.allow_partial):
+        parser.error("--replay, --run-id and --allow-partial choose among runs on the topic; with --csv there is none")
     if settings.rejects and any(map(_same_file(settings.rejects), (settings.csv_path, settings.offline_csv))):
         parser.error(f"rejects is {settings.rejects!r}; it must not be the market data themselves")
     return settings

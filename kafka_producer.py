@@ -10,6 +10,11 @@ whole. Every message is acknowledged by the broker, or the run fails.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a Ctrl-C while the modules load ends the program without a traceback
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 import time
 import uuid

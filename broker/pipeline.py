@@ -25,7 +25,7 @@ from broker.local import FOLDER, MODES, LocalBroker
 from broker.processes import Interrupted, catch_signals, signals_deferred
 from sor.errors import SorError
 
-OUTPUTS = "output.json grid_results.json results.png results.pdf"
+OUTPUTS = ("output.json", "grid_results.json", "results.png", "results.pdf")
 _BANNER = """
 ==================================================================================================
   WITHOUT KAFKA: {reason}
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None, scripts: Path = ROOT, folder: Path =
         _say(str(error))
         return error.exit_code
     if code == 0:
-        print(OUTPUTS, flush=True)
+        print(*(os.path.join(os.environ.get("SOR_OUT_PATH", ""), name) for name in OUTPUTS), flush=True)
     return code
 
 
@@ -142,7 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--mode", choices=MODES, default="kraft")
     parser.add_argument(
-        "--speed", default=os.environ.get("SPEED") or "0", help="kafka_producer.py's; default SPEED, or 0"
+        "--speed",
+        default=os.environ.get("SPEED") or os.environ.get("SOR_SPEED") or "0",
+        help="of kafka_producer.py; default SPEED, or 0",
     )
     return parser
 

@@ -14,7 +14,6 @@ from numba import njit
 from sor.events import CLEAR, QUOTE, TRADE, Events
 
 EMPTY, OPEN, LOCKED, CROSSED = 0, 1, 2, 3  # state of the consolidated book; EMPTY: a side is missing
-NO_PX = np.int32(2**31 - 1)
 
 
 @dataclass(frozen=True)

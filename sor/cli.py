@@ -26,6 +26,8 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def run(work: Callable[[], int]) -> int:
     """Do the work of a program and return its exit code; a traceback is for our own mistakes only."""
     previous = signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _make_writable()
     try:
         code = work()
         sys.stdout.flush()  # what cannot be written must fail here, not at the interpreter's end
@@ -47,6 +49,14 @@ def run(work: Callable[[], int]) -> int:
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _make_writable() -> None:
+    """Standard streams that were closed are /dev/null, and take any text."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  open as long as the program runs
+        getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 @contextmanager

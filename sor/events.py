@@ -21,6 +21,7 @@ from sor.errors import FeedError
 
 PX_SCALE = 10_000  # quote prices are whole multiples of 0.0001 USD: int32 arithmetic, no rounding, no ties by rounding
 MAX_INT32 = 2**31 - 1
+LONGEST_SYMBOL = 31  # bytes; `sor.feed` reads 32, so that a longer one is not taken for its beginning
 NO_TIME = np.iinfo(np.int64).min
 FIRST_CAPACITY = 262_144  # rows; the 9 MB are only address space until rows come, and copying while growing costs more
 LOOK_AHEAD = 8  # rows by which a time that leaps forward is judged
@@ -41,7 +42,7 @@ REJECT_KINDS = {  # kind: what a row must be
     "unreadable_time": "ts_event must be ISO-8601 or whole nanoseconds since 1970",
     "unreadable_number": "publisher_id must be a number; price, size, sequence, bid and ask fields numbers or empty",
     "unknown_action": "action must be one of A, C, M (quote), T (trade), R (clear)",
-    "no_symbol": "symbol must not be empty",
+    "no_symbol": "symbol must be 1 to 31 bytes of text",
     "negative_or_infinite": "numbers must be finite and not negative",
     "out_of_range": "a price must be at most 214748.3647 USD, a size 2147483647 shares, publisher_id 65535, sequence 2**53",
     "finer_than_tick": "bid and ask prices must be multiples of 0.0001 USD; sizes, publisher_id and sequence whole numbers",
@@ -128,8 +129,9 @@ def check_rows(rows: RowBlock, newest_ns: int, max_disorder_ns: int) -> tuple[np
     is_quote = action == QUOTE
     mark("unreadable_number", np.isnan(rows.publisher_id))
     mark("unknown_action", action == UNKNOWN)
-    if "" in rows.symbols:
-        mark("no_symbol", rows.symbol == rows.symbols.index(""))
+    nameless = [not 1 <= len(symbol.encode()) <= LONGEST_SYMBOL for symbol in rows.symbols]
+    if any(nameless):
+        mark("no_symbol", np.array(nameless)[rows.symbol])
     mark("negative_or_infinite", _any_number(rows, lambda numbers, largest: (numbers < 0) | (numbers == np.inf)))
     mark("out_of_range", _any_number(rows, lambda numbers, largest: numbers > largest))
     mark("finer_than_tick", _finer_than_tick(rows, is_quote))
@@ -148,7 +150,7 @@ def _any_number(rows: RowBlock, wrong: Callable[[np.ndarray, float], np.ndarray]
 
 
 def _finer_than_tick(rows: RowBlock, is_quote: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # infinite prices have been marked before
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite prices have been marked before
         finer = [is_quote & _is_fraction(px * PX_SCALE, 1e-3) for px in (rows.bid_px, rows.ask_px)]
         finer += [_is_fraction(getattr(rows, name)) for name in ("publisher_id", "sequence", *_SIZES)]
     return np.logical_or.reduce(finer)

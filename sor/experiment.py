@@ -13,11 +13,13 @@ from sor import market as markets
 from sor import metrics, policies
 from sor.book import CROSSED, EMPTY, LOCKED
 from sor.clairvoyant import clairvoyant
+from sor.errors import ReplayError
 from sor.market import Market
 from sor.policies import POLICIES, Order
 from sor.replay import Taken
 
 BASELINES = ("best_ask", "twap", "vwap")
+MOST_CASH = 9e12  # USD; 2**63 micro-dollars are a little more
 PARAMETERS = ("lambda_over", "lambda_under", "theta_queue")
 
 
@@ -55,6 +57,7 @@ class Experiment:
 
 def run(market: Market, order: Order, policy: str, triples: tuple[tuple[float, float, float], ...]) -> Experiment:
     """Trade the order with the policy at every triple, with every baseline, and find the floor."""
+    _refuse_overflow(market, order)
     taken = {name: policies.run(name, market, order) for name in (policy, *BASELINES)}
     terminal = markets.terminal(market, order.window, order.penalty_px)
     floor_e6, floor_sz = clairvoyant(market.updates, market.fees_e6, order.window, order.size, terminal, order.rule)
@@ -67,6 +70,18 @@ def run(market: Market, order: Order, policy: str, triples: tuple[tuple[float, f
         floor_e6=floor_e6,
         floor_filled_sz=floor_sz,
     )
+
+
+def _refuse_overflow(market: Market, order: Order) -> None:
+    """ReplayError where the dearest way to buy the order is beyond the int64 micro-dollars that cash is counted in."""
+    dearest_px = (
+        int(market.updates.ask_px_e4.max()) / 1e4 + (order.penalty_px or float(np.nanmax(market.nbbo.spread_px))) + 1
+    )
+    if order.size * dearest_px >= MOST_CASH:
+        raise ReplayError(
+            f"buying {order.size} shares could cost {order.size * dearest_px:,.0f} USD at the dearest ask shown; "
+            f"it must stay below {MOST_CASH:,.0f} USD: choose a smaller --order-size"
+        )
 
 
 def search(market: Market, order: Order, policy: str, triples: tuple[tuple[float, float, float], ...]) -> Grid:

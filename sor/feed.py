@@ -12,6 +12,7 @@ import csv
 import gzip
 import hashlib
 import io
+import os
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -59,7 +60,7 @@ def identify(path: str | Path) -> FileIdentity:
     with _no_os_error(path), open(path, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
-    return FileIdentity(Path(path).name, digest.hexdigest())
+    return FileIdentity(os.fsencode(Path(path).name).decode("utf-8", "replace"), digest.hexdigest())
 
 
 @contextmanager
@@ -218,7 +219,7 @@ def _block(frame: pd.DataFrame) -> RowBlock:
         action=_letters(text["action"]),
         side=_letters(text["side"]),
         parse_kind=parse_kind,
-        symbols=tuple(np.char.decode(symbols, errors="replace").tolist()),
+        symbols=tuple(symbol.decode("utf-8", "replace") for symbol in symbols.tolist()),
         **numbers,
     )
 

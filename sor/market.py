@@ -6,7 +6,7 @@ Built once from the events of a symbol; an order's window and its terminal price
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -70,7 +70,7 @@ def order_window(market: Market, start_time: str, end_time: str, time_zone: str)
     Returns
     -------
     Window
-        From start_time, or the first usable book after it, to end_time, or the last batch before it.
+        From start_time, or the first usable book after it, to end_time, or the last batch of the day if that is earlier.
 
     Raises
     ------
@@ -88,7 +88,10 @@ def order_window(market: Market, start_time: str, end_time: str, time_zone: str)
     if not (known and market.usable[known - 1]):
         usable = np.flatnonzero(market.usable[known:stop])
         start_ns = int(ts_ns[known + usable[0]]) if len(usable) else end_ns
-    end_ns = min(end_ns, int(ts_ns[-1]))
+    last = int(market.updates.batches_by(_midnight_after_ns(day, zone) - 1)) - 1
+    end_ns = min(end_ns, int(ts_ns[last]))
+    if not market.usable.any():
+        raise ReplayError("the data never show a bid and an ask that do not cross: no order can be traded on them")
     if start_ns >= end_ns:
         span = " to ".join(str(np.datetime64(int(at) // 10**9, "s")) for at in (ts_ns[0], ts_ns[-1]))
         raise ReplayError(
@@ -109,6 +112,19 @@ def _clock_ns(day: date, clock: str, zone: ZoneInfo) -> int:
     whole, _, fraction = clock.partition(".")
     seconds = int(datetime.combine(day, time.fromisoformat(whole), zone).timestamp())
     return seconds * 10**9 + int(fraction.ljust(9, "0"))
+
+
+def _midnight_after_ns(day: date, zone: ZoneInfo) -> int:
+    return int(datetime.combine(day + timedelta(days=1), time(), zone).timestamp()) * 10**9
+
+
+def rows_after_the_day(market: Market, window: Window, time_zone: str) -> int:
+    """Quote updates later than the order's day, which is the only one that is traded."""
+    zone = _zone(time_zone)
+    day = datetime.fromtimestamp(window.start_ns // 10**9, zone).date()
+    return int(
+        len(market.updates.venue) - market.updates.first[market.updates.batches_by(_midnight_after_ns(day, zone) - 1)]
+    )
 
 
 def terminal(market: Market, window: Window, penalty_px: float | None) -> Terminal:

@@ -4,6 +4,9 @@ import gzip
 import itertools
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -171,11 +174,16 @@ class Message:
 
 
 def test_silence_is_judged_by_what_came_last_and_only_at_the_end_of_the_topic():
-    silence = Silence(timeout_s=30)
+    now = [100.0]
+    silence = Silence(timeout_s=30, clock=lambda: now[0])
     assert not silence.too_long(lambda: True)
     silence.heard([Message(ago_s=5)])
+    now[0] += 4
     assert not silence.too_long(lambda: True)
-    silence.heard([Message(ago_s=60)])  # the producer has been gone for a minute
+    silence.heard([Message(ago_s=60)])  # the producer has been gone for a minute, or its clock is wrong
+    now[0] += 2
+    assert not silence.too_long(lambda: True)
+    now[0] += 2
     assert silence.too_long(lambda: True)
     assert not silence.too_long(lambda: False)
 
@@ -184,3 +192,80 @@ def test_silence_after_nothing_at_all():
     silence = Silence(timeout_s=0.01)
     time.sleep(0.02)
     assert silence.too_long(lambda: True)
+
+
+def test_an_order_ends_with_its_day_and_later_days_are_warned_of(folder, capsys):
+    whole = run()
+    Path("day.csv").write_text(DAY + row(29, 2, 100.02, 400).replace("2024-08-01", "2024-08-02"))
+    longer = run(out="b")
+    assert "1 quotes of later days were not used" in capsys.readouterr().err
+    assert longer["data"].pop("rows_after_the_day") == 1
+    assert longer["order"] == whole["order"]
+    assert longer["baselines"] == whole["baselines"]
+
+
+def test_rows_set_aside_are_warned_of(folder, capsys):
+    bad = row(29, 2, 99.0, 400) * 10  # its own bid of 100.00 is above this ask
+    Path("day.csv").write_text(DAY + bad)
+    run()
+    assert "10 rows of the file were set aside (crossed 10 from line 32): a large part of the data" in (
+        capsys.readouterr().err
+    )
+
+
+def test_shares_nowhere_on_the_book_are_warned_of(folder, capsys):
+    assert backtest.main(["--csv", "day.csv", "--out", "out", "--order-size", "1000"]) == 0
+    assert "up to 600 shares were nowhere on the book" in capsys.readouterr().err
+
+
+def test_an_order_beyond_what_cash_can_count_is_refused(folder, capsys):
+    Path("day.csv").write_text(DAY.replace("100.02", "5000.02").replace("100.0,5000.02", "4999.0,5000.02"))
+    assert backtest.main(["--csv", "day.csv", "--out", "out", "--order-size", "2000000000"]) == 1
+    assert "choose a smaller --order-size" in capsys.readouterr().err
+
+
+def test_only_crossed_quotes_say_why_there_is_no_book(folder, capsys):
+    good = row(0, 2, 0, 0)  # no ask at all
+    Path("day.csv").write_text(HEADER + good + row(1, 2, 99.0, 400))
+    assert backtest.main(["--csv", "day.csv", "--out", "out"]) == 1
+    err = capsys.readouterr().err
+    assert "never show a bid and an ask that do not cross" in err
+    assert "line 3: crossed" in err
+
+
+@pytest.mark.parametrize("name", ["ÄÖ".encode("latin-1"), "株".encode(), b"A" * 31])
+def test_any_symbol_of_31_bytes_is_traded(folder, name):
+    Path("day.csv").write_bytes(DAY.encode().replace(b"SIM", name))
+    assert run()["data"]["rows"] == 30
+
+
+def test_a_symbol_that_would_be_cut_is_set_aside(folder, capsys):
+    Path("day.csv").write_bytes(DAY.encode().replace(b"SIM", b"A" * 32 + b"X"))
+    assert backtest.main(["--csv", "day.csv", "--out", "out"]) == 1
+    assert "symbol must be 1 to 31 bytes" in capsys.readouterr().err
+
+
+def test_wrong_folders_and_venue_tables_are_wrong_usage(folder, capsys):
+    Path("file").write_text("")
+    for words in (("--out", "file/below"), ("--venues", "not-there.toml"), ("--replay",), ("--run-id", "x")):
+        try:
+            code = backtest.main(["--csv", "day.csv", *words])
+        except SystemExit as stopped:
+            code = stopped.code
+        assert code == 2, words
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_standard_streams_do_not_matter(folder, closed):
+    command = f"{sys.executable} {ROOT / 'backtest.py'} --csv day.csv --out out --order-size 300 {closed}"
+    assert subprocess.run(command, shell=True, check=False, capture_output=True).returncode == 0
+    assert Path("out/output.json").exists()
+
+
+def test_ctrl_c_while_modules_load_leaves_no_traceback(folder):
+    program = subprocess.Popen([sys.executable, ROOT / "backtest.py", "--csv", "day.csv"], stderr=subprocess.PIPE)
+    time.sleep(0.3)
+    program.send_signal(signal.SIGINT)
+    assert b"Traceback" not in program.communicate(timeout=30)[1]
+    assert program.returncode in (-signal.SIGINT, 130)

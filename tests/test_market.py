@@ -117,7 +117,7 @@ def test_window_without_a_book_is_refused_with_the_span_of_the_data(start: str, 
 
 
 def test_book_that_is_never_two_sided_is_refused():
-    with pytest.raises(ReplayError, match="no usable book"):
+    with pytest.raises(ReplayError, match="never show a bid and an ask"):
         clocks(market(quote(0, 2, 0, 0, 10, 1), quote(9, 2, 0, 0, 10, 1)))
 
 
