@@ -6,6 +6,7 @@ SorError                exit 1
 ├── StreamError         Kafka: broker unreachable, message not acknowledged, nothing to read in time
 │   └── RunNotWholeError    a run on the topic was aborted, has gaps or a wrong checksum
 ├── AllocationError     an order or a venue handed to the allocator has an impossible value
+├── PlacementError      scenarios, costs or options handed to the placement solver are impossible
 └── ReplayError         the data hold nothing that the order could be replayed on
 """
 
@@ -36,6 +37,10 @@ class RunNotWholeError(StreamError):
 
 class AllocationError(SorError, ValueError):
     """An order or a venue handed to the allocator has an impossible value."""
+
+
+class PlacementError(SorError, ValueError):
+    """Scenarios, costs or options handed to the placement solver are impossible."""
 
 
 class ReplayError(SorError):

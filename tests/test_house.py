@@ -23,7 +23,9 @@ IMPURE_ATTRIBUTES = {
     ("os", "environ"), ("os", "getenv"), ("datetime", "now"), ("datetime", "today"),
     ("sys", "stdout"), ("sys", "stderr"), ("sys", "argv"),
 }  # fmt: skip
-SOURCES = sorted(path for pattern in ("*.py", "sor/*.py", "broker/*.py") for path in ROOT.glob(pattern))
+SOURCES = sorted(
+    path for pattern in ("*.py", "sor/*.py", "sor/placement/*.py", "broker/*.py") for path in ROOT.glob(pattern)
+)
 
 
 def imported(tree: ast.AST) -> set[str]:

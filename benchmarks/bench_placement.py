@@ -1,0 +1,137 @@
+"""Speed of sor.placement.place, beside the paper's SGD and beside HiGHS on the same linear program.
+
+OPENBLAS_NUM_THREADS=1 python -m benchmarks.bench_placement
+
+Scenarios are the paper's (benchmarks/paper_tables.py). Of each problem the fastest of several calls counts, of several
+problems the median; HiGHS is called once on one problem, for the relaxation alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from benchmarks.paper_tables import fillable, paper_costs
+from benchmarks.relaxation_lp import solve_with_highs
+from benchmarks.table import Row, show
+from sor.placement import AssumptionWarning, Costs, Placement, place
+from sor.placement.costs import canonical
+from sor.placement.relaxation import lower_bound
+
+SIZES = (1_000, 2_000, 3_000)
+VENUES, SCENARIOS = 12, 1_000
+BOUND_MS, LOCAL_MS, LARGE_MS = 15.0, 3.0, 200.0
+
+
+def rows() -> list[Row]:
+    """One row per claim: ours, what it stands beside, their ratio, the bar, and ok: answer right and bar met."""
+    problems = [(fillable(VENUES, SCENARIOS, seed), order_sz) for order_sz in SIZES for seed in range(4)]
+    return [_with_bound(problems), _without_bound(problems), _convex(problems), _tight(), _large()]
+
+
+def _with_bound(problems: list[tuple[np.ndarray, int]]) -> Row:
+    """The default call; HiGHS solves the relaxation of one of the problems, whose bound must agree."""
+    costs = paper_costs(VENUES)
+    ms = [_best_ms(lambda c=c, s=s: place(c, s, costs))[0] for c, s in problems]
+    c, order_sz = problems[-1]
+    beside_ms, difference = _highs(np.minimum(c / order_sz, 1.0), costs)
+    return {
+        "name": "place, 12 venues, 1,000 scenarios, with bound",
+        "ours": f"{median(ms):.1f} ms (slowest {max(ms):.1f})",
+        "beside": f"HiGHS interior point, the bound alone {beside_ms:.0f} ms",
+        "ratio": round(beside_ms / median(ms)),
+        "bar": f"ours <= {BOUND_MS:g} ms",
+        "ok": median(ms) <= BOUND_MS and difference <= 1e-6,
+    }
+
+
+def _without_bound(problems: list[tuple[np.ndarray, int]]) -> Row:
+    """The same problems without a bound, and how far the paper's SGD stays above."""
+    costs = paper_costs(VENUES)
+    ours = [_best_ms(lambda c=c, s=s: place(c, s, costs, certify="none")) for c, s in problems]
+    sgd = [_best_ms(lambda c=c, s=s: place(c, s, costs, method="sgd", certify="none")) for c, s in problems]
+    excess = [(b.value - a.value) / abs(a.value) for (_, a), (_, b) in zip(ours, sgd, strict=True)]
+    ms, sgd_ms = median(x for x, _ in ours), median(x for x, _ in sgd)
+    return {
+        "name": "place, 12 venues, 1,000 scenarios, no bound",
+        "ours": f"{ms:.2f} ms (slowest {max(x for x, _ in ours):.2f})",
+        "beside": f"SGD {sgd_ms:.2f} ms, {100 * median(excess):.1f} % dearer",
+        "ratio": round(sgd_ms / ms, 2),
+        "bar": f"ours <= {LOCAL_MS:g} ms",
+        "ok": ms <= LOCAL_MS and min(excess) >= 0,
+    }
+
+
+def _convex(problems: list[tuple[np.ndarray, int]]) -> Row:
+    """lambda_over below half_spread + rebate (A2 fails): convex, so every answer must be certified."""
+    costs = paper_costs(VENUES)
+    costs = Costs(costs.half_spread, costs.taker_fee, costs.rebates, costs.theta_queue, costs.lambda_under, 0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AssumptionWarning)
+        found = [_best_ms(lambda c=c, s=s: place(c, s, costs)) for c, s in problems]
+    return _certified_row("place, 12 venues, convex costs", found)
+
+
+def _tight() -> Row:
+    """An order small enough to be filled passively: the relaxation refuses nothing."""
+    costs = paper_costs(VENUES)
+    flows = [fillable(VENUES, SCENARIOS, seed) for seed in range(4)]
+    return _certified_row(
+        "place, 12 venues, tight relaxation", [_best_ms(lambda c=c: place(c, 1_000, costs)) for c in flows]
+    )
+
+
+def _certified_row(name: str, found: list[tuple[float, Placement]]) -> Row:
+    """A row whose bar is that every answer is certified."""
+    gaps = [answer.gap for _, answer in found]
+    return {
+        "name": name,
+        "ours": f"{median(ms for ms, _ in found):.1f} ms, largest gap {max(gaps):.0e}",
+        "beside": "",
+        "ratio": "",
+        "bar": "gap <= 1e-6, all",
+        "ok": all(answer.certified for _, answer in found),
+    }
+
+
+def _large() -> Row:
+    """50 venues, 10,000 scenarios: a local optimum."""
+    c, costs = fillable(50, 10_000, 1), paper_costs(50)
+    ms, answer = _best_ms(lambda: place(c, 12_000, costs, certify="none"))
+    sgd_ms, sgd = _best_ms(lambda: place(c, 12_000, costs, method="sgd", certify="none"))
+    return {
+        "name": "place, 50 venues, 10,000 scenarios, no bound",
+        "ours": f"{ms:.0f} ms",
+        "beside": f"SGD {sgd_ms:.1f} ms, {100 * (sgd.value - answer.value) / abs(answer.value):.1f} % dearer",
+        "ratio": round(sgd_ms / ms, 2),
+        "bar": f"ours <= {LARGE_MS:g} ms",
+        "ok": ms <= LARGE_MS and answer.value <= sgd.value,
+    }
+
+
+def _highs(c: np.ndarray, costs: Costs) -> tuple[float, float]:
+    """Time of HiGHS on the relaxation, ms, and how far its optimum is from our bound, canonical units."""
+    form, low, high = canonical(costs), np.zeros(len(c) + 1), np.ones(len(c) + 1)
+    start = perf_counter()
+    theirs = solve_with_highs(c, low, high, form)
+    elapsed_ms = 1e3 * (perf_counter() - start)
+    return elapsed_ms, abs(theirs - lower_bound(c, low, high, *form.terms, 1e-8, 100, np.inf, 0.0)[1])
+
+
+def _best_ms(call: Callable[[], Placement], repeats: int = 7) -> tuple[float, Placement]:
+    """Fastest of several calls, ms, after one to warm up: the machine's noise only ever adds."""
+    answer, fastest = call(), np.inf
+    for _ in range(repeats):
+        start = perf_counter()
+        call()
+        fastest = min(fastest, perf_counter() - start)
+    return 1e3 * fastest, answer
+
+
+if __name__ == "__main__":
+    sys.exit(show(rows()))
