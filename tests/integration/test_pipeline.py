@@ -171,6 +171,7 @@ def test_an_interrupted_backtest_leaves_the_run_unreported(terminals, day, numbe
     done(waiting, code=128 + number)
     done(terminals.producer(day))
     done(terminals.backtest("b"))
+    assert terminals.output("b")["run"]["whole"]
 
 
 def test_a_broker_killed_with_9_in_mid_stream_and_restarted_loses_nothing(either_kafka, terminals, day):
