@@ -123,7 +123,7 @@ def test_messages_give_the_events_of_the_file(name, block_rows):
 @pytest.mark.parametrize("name", ["real_dev_10min.csv", "databento_mbp10_arl.csv.gz"])
 def test_messages_give_the_events_of_a_real_file(name):
     if not (SHARED / name).exists():
-        pytest.skip(f"{name} is not here")
+        pytest.skip(f"../shared/data/{name} is not here")
     assert_equal(*through_messages(SHARED / name, 500))
 
 

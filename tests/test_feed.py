@@ -503,7 +503,7 @@ def test_unbalanced_quote_in_a_quoted_file(tmp_path):
 @pytest.mark.parametrize("name", ["real_dev_10min.csv", "databento_mbp10_arl.csv.gz"])
 def test_real_file_in_small_chunks_equals_the_file_at_once(name):
     if not (SHARED / name).exists():
-        pytest.skip(f"{name} is not here")
+        pytest.skip(f"../shared/data/{name} is not here")
     whole, checker = read(SHARED / name)
     assert checker.rejects.total == 0
     assert_equal(read(SHARED / name, chunk_rows=97)[0], whole)
@@ -512,7 +512,7 @@ def test_real_file_in_small_chunks_equals_the_file_at_once(name):
 def test_genuine_export_begins_with_a_clear_and_has_sides_withdrawn():
     path = SHARED / "databento_mbp10_arl.csv.gz"
     if not path.exists():
-        pytest.skip(f"{path.name} is not here")
+        pytest.skip(f"../shared/data/{path.name} is not here")
     events, _ = read(path)
     quotes = events.action == QUOTE
     assert (len(events), events.action[0], int((events.action == TRADE).sum())) == (3_928, CLEAR, 46)
