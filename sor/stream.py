@@ -241,7 +241,7 @@ class Reader:
 
     def caught_up(self) -> bool:
         """Every message now on the topic has been read; StreamError if the broker cannot be asked."""
-        return self._position >= self._end_offset()
+        return not self._pending and self._position >= self._end_offset()
 
     def _end_offset(self) -> int:
         try:
@@ -298,7 +298,7 @@ class Reader:
 
     def _move(self, offset: int) -> None:
         self._consumer.seek(self._partition, offset)
-        self._position = offset
+        self._position, self._pending = offset, []
 
 
 _START_HEADER = [(contract.HEADER_RECORD, START)]

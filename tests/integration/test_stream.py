@@ -189,6 +189,14 @@ def test_a_rerun_reads_neither_the_old_run_nor_nothing(there, report):
     assert report("--kafka-group", "another")[1]["run"]["run_id"] == "one"
 
 
+def test_a_short_run_after_one_that_is_skipped_is_found_without_waiting(there):
+    """Behind a skipped run the wanted start comes in the same poll as the end of the topic."""
+    send(there, [*run_of("long", PAYLOADS * 45), *run_of("short", PAYLOADS)])
+    with Reader(there, "test") as reader:
+        assert reader.newest_whole().run_id == "short"
+        assert reader.run("short", timeout_s=0).run_id == "short"
+
+
 def test_interleaved_runs_are_each_whole(there, report):
     left, right = run_of("left", PAYLOADS), run_of("right", [quote(i, ask_sz_00=500) for i in range(200)])
     mixed = [message for pair in zip(left, right, strict=True) for message in pair]
