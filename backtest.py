@@ -14,12 +14,13 @@ if __name__ == "__main__":  # a Ctrl-C while the modules load ends the program w
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import json
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +28,7 @@ import numpy as np
 
 import config
 import utils
-from sor import cli, contract, experiment, feed, plot, policies, stream
+from sor import cli, contract, evaluation, experiment, explain, feed, plot, policies, stream
 from sor import market as markets
 from sor.audit import RunAudit
 from sor.errors import FeedError, ReplayError, RunNotWholeError, UsageError
@@ -35,8 +36,7 @@ from sor.events import TRADE, Checker, Events, Intake, RowBlock
 from sor.experiment import Experiment
 from sor.feed import FileIdentity
 from sor.market import Market
-from sor.policies import Order
-from sor.replay import RESET, SHADOW
+from sor.orders import RESET, SHADOW, Order
 from sor.synthetic import SYMBOL as SIMULATED_SYMBOL
 from sor.venues import VenueTable, parse_venues
 
@@ -215,14 +215,18 @@ class LiveTotals:
     def _totals(self, events: Events) -> str:
         at = utils.utc_text(events.ts_ns[-1])[11:19]
         try:
-            market = markets.build(events, self._venues, _max_quote_age_ns(self._settings))
-            order = _order(self._settings, market)
+            market = _market(self._settings, events, self._venues)
+            order = _order(self._settings, market, still_coming=True)
         except ReplayError:
             return f"{at}, order not started"
-        policy = policies.POLICIES[self._settings.policy]
-        taken = policies.execute(market, order, policy.schedule(market, order), sweep=False, record=False)
-        cash = (taken.cash_e6[0] + taken.fees_e6[0]) / 1e6
-        return f"{at}, {self._settings.policy} {taken.filled_sz[0]}/{order.size} shares, {cash:,.2f} USD"
+        triples = self._settings.param_grid
+        triple = triples[evaluation.default_triple(triples)]
+        taken = policies.run(self._settings.policy, market, order, (triple,), sweep=False, record=False)
+        passive = f" ({taken.passive_sz[0]} passively)" if taken.passive_sz[0] else ""
+        return (
+            f"{at}, {self._settings.policy} {taken.filled_sz[0]}/{order.size} shares{passive}, "
+            f"{taken.total_e6[0] / 1e6:,.2f} USD"
+        )
 
 
 def _show_batches(rows: RowBlock) -> None:
@@ -237,19 +241,48 @@ def _show_batches(rows: RowBlock) -> None:
         print(f"{utils.utc_text(quotes.ts_ns[begin])}  {shown}")
 
 
-def _max_quote_age_ns(settings: config.Settings) -> int:
-    return round(settings.max_quote_age_s * 1e9)
+def _market(settings: config.Settings, events: Events, venues: VenueTable) -> Market:
+    market = markets.build(events, venues, round(settings.max_quote_age_s * 1e9))
+    latencies_ms = config.latencies_ms(settings.latency_ms)
+    latency_ns = [round(latencies_ms.get(name, latencies_ms[""]) * 1e6) for name in market.venue_names]
+    return replace(market, latency_ns=np.array(latency_ns, np.int64))
 
 
-def _order(settings: config.Settings, market: Market) -> Order:
+def _order(settings: config.Settings, market: Market, *, still_coming: bool = False) -> Order:
     return Order(
         size=settings.order_size,
-        window=markets.order_window(market, settings.start_time, settings.end_time, settings.time_zone),
-        slice_ns=max(1, round(settings.slice_s * 1e9)),
+        window=markets.order_window(
+            market, settings.start_time, settings.end_time, settings.time_zone, still_coming=still_coming
+        ),
+        slice_ns=round(settings.slice_s * 1e9),
         volume=settings.volume,
         penalty_px=None if settings.deadline_penalty == "spread" else float(settings.deadline_penalty),
         rule=RESET if settings.fill_rule == "reset" else SHADOW,
+        optimistic_cancels=settings.optimistic_cancels,
+        cancel_on_fill=settings.cancel_on_fill == "on",
+        catch_up=settings.catch_up,
+        scenarios=settings.scenarios,
+        scenario_step_ns=round(settings.scenario_step_s * 1e9),
+        adverse_weight=settings.adverse_weight,
     )
+
+
+def _evaluation(settings: config.Settings, market: Market, order: Order, day: str) -> dict[str, object] | None:
+    """The walk-forward evaluation of the day, unless it is switched off."""
+    if settings.evaluate == "off":
+        return None
+    protocol = evaluation.Protocol(
+        window_s=settings.evaluation_window_s,
+        stride_s=settings.evaluation_stride_s,
+        skip_s=settings.evaluation_skip_s,
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
+    with utils.progress(evaluation.steps(market, order, protocol), "replay", "evaluating") as bar:
+        result = evaluation.replay_day(
+            market, order, settings.policy, settings.param_grid, protocol, day=day, tick=bar.update
+        )
+    return evaluation.section([result], settings.policy, settings.param_grid, protocol)
 
 
 def report(settings: config.Settings, venues: VenueTable, source: Source) -> None:
@@ -257,13 +290,15 @@ def report(settings: config.Settings, venues: VenueTable, source: Source) -> Non
     timer = utils.Timer()
     events = source.intake.buffer.events()
     try:
-        market = markets.build(events, venues, _max_quote_age_ns(settings))
+        market = _market(settings, events, venues)
         result = experiment.run(market, _order(settings, market), settings.policy, settings.param_grid)
+        evaluated = _evaluation(settings, market, result.order, utils.utc_text(result.order.window.start_ns)[:10])
     except ReplayError as error:
         raise ReplayError(f"{error}{source.intake.checker.rejects.hint()}") from None
     sections = experiment.seed_sections(result, market)
     output = {
         **sections,
+        "evaluation": evaluated,
         "clairvoyant": experiment.floor_section(result),
         "order": _order_section(result),
         "grid": experiment.grid_section(result),
@@ -296,6 +331,9 @@ def _write(settings: config.Settings, source: Source, output: dict, result: Expe
     for figure, name in ((overview, "results.png"), (overview, "results.pdf"), (savings, "savings_plot.png")):
         with utils.atomic(folder / name) as temporary, open(temporary, "wb") as file:
             plot.save(figure, file, name.rpartition(".")[2])
+    if settings.explain:
+        lives = explain.lines(result.taken[result.policy], market, result.order)
+        utils.write_atomic(settings.explain, "".join(f"{json.dumps(life, allow_nan=False)}\n" for life in lives))
     utils.write_atomic(folder / "grid_results.json", utils.json_text(experiment.grid_rows(result)))
     utils.write_atomic(folder / "output.json", utils.json_text(output))
 
@@ -361,6 +399,8 @@ def _warnings(output: dict) -> list[str]:
         warnings.append(f"{rejected} rows of the file were set aside ({kinds}){much}")
     if data["rows_after_the_day"]:
         warnings.append(f"{data['rows_after_the_day']} quotes of later days were not used: an order lives on one day")
+    if not data["trades"] and output["optimized"]["slices_market_only"]:
+        warnings.append("the feed holds no trades: limit orders are never filled, so only market orders were sent")
     priced = {name: taken["priced_beyond_book"] for name, taken in output["baselines"].items()}
     priced[output["optimized"]["policy"]] = output["optimized"]["priced_beyond_book"]
     if most := max(priced.values()):
@@ -387,7 +427,24 @@ def _table(output: dict) -> str:
     simulated = "simulated data; " if output["data"]["simulated"] else ""
     lines.append(f"saved, bps: {savings} ({simulated}one order on one day: one draw)")
     lines.append(f"grid: {output['grid']['note']}")
+    if output["evaluation"]:
+        lines.append(_claim(output["evaluation"]))
     return "\n".join(lines)
+
+
+def _claim(evaluated: dict) -> str:
+    """The walk-forward savings in one line."""
+    savings = evaluated["walk_forward"]["savings"]
+    said = (
+        f"{name} {_bps(saving['saved_bps'])}"
+        + (" [{:+.2f}, {:+.2f}]".format(*saving["ci95"]) if saving["ci95"] else "")
+        for name, saving in savings.items()
+    )
+    return f"walk-forward, {evaluated['scored_windows']} orders of {evaluated['order_size']}: saved, bps [95 %]: {', '.join(said)}"
+
+
+def _bps(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
 
 
 if __name__ == "__main__":

@@ -56,15 +56,30 @@ PENALTIES: Check = (
     lambda values: 0 < len(values) <= 100 and all(0 <= value <= 1000 for value in values),
     "1 to 100 numbers of USD per share from 0 to 1000, separated by commas",
 )
+LATENCY: Check = (
+    lambda value: (
+        re.fullmatch(r"\d+(\.\d+)?(,[A-Za-z0-9._-]+=\d+(\.\d+)?)*", value) is not None
+        and max(latencies_ms(value).values()) < 60_000
+    ),
+    "a number below 60000, then any VENUE=number separated by commas",
+)
 GROUP: Check = (lambda value: 0 < len(value) <= 200, "1 to 200 characters")
 RUN_ID: Check = (lambda value: re.fullmatch(r"[A-Za-z0-9-]{0,64}", value) is not None, "up to 64 of A-Z a-z 0-9 -")
 
 
 RESULT_SETTINGS = (  # what the results depend on: these, and nothing else, are repeated in output.json's `settings`
     "order_size", "start_time", "end_time", "time_zone", "policy", "lambda_over", "lambda_under", "theta_queue",
-    "slice_s", "volume", "fill_rule", "deadline_penalty", "max_quote_age_s", "max_disorder_s", "symbol",
+    "slice_s", "volume", "fill_rule", "deadline_penalty", "latency_ms", "scenarios", "scenario_step_s",
+    "adverse_weight", "cancel_on_fill", "catch_up", "optimistic_cancels", "evaluate", "evaluation_window_s",
+    "evaluation_stride_s", "evaluation_skip_s", "resamples", "seed", "max_quote_age_s", "max_disorder_s", "symbol",
 )  # fmt: skip
 SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+
+
+def latencies_ms(text: str) -> dict[str, float]:
+    """{venue: ms} of a `latency_ms`, every other venue under the empty name."""
+    first, *others = text.split(",")
+    return {"": float(first)} | {venue: float(ms) for venue, ms in (each.split("=") for each in others)}
 
 
 def seconds(least: float, most: float) -> Check:
@@ -107,7 +122,10 @@ class Settings:
     start_time: str = setting(START_TIME, "clock", "when the order starts", CLOCK, BACKTEST)
     end_time: str = setting(END_TIME, "clock", "when it must be complete (deadline sweep)", CLOCK, BACKTEST)
     time_zone: str = setting("America/New_York", "", "the exchange's clock", NOT_EMPTY, BACKTEST)
-    policy: str = setting("allocate", "", "strategy that is reported as `optimized`", one_of("allocate"), BACKTEST)
+    policy: str = setting(
+        "router", "", "strategy that is reported as `optimized`",
+        one_of("router", "equal", "limit_only", "allocate", "best_ask", "twap", "vwap"), BACKTEST,
+    )  # fmt: skip
     lambda_over: tuple[float, ...] = setting(
         _penalties("lambda_over"), "USD/share", "grid: penalty for shares bought too many", PENALTIES, BACKTEST
     )
@@ -117,7 +135,7 @@ class Settings:
     theta_queue: tuple[float, ...] = setting(
         _penalties("theta_queue"), "USD/share", "grid: penalty for queue risk", PENALTIES, BACKTEST
     )
-    slice_s: float = setting(60.0, "s", "length of a TWAP or VWAP slice", seconds(0.1, 86_400), BACKTEST)
+    slice_s: float = setting(60.0, "s", "length of a slice of the order", seconds(0.1, 86_400), BACKTEST)
     volume: str = setting(
         "past", "", "VWAP profile: past (known at the time) or day (look-ahead)", one_of("past", "day"), BACKTEST
     )
@@ -132,6 +150,47 @@ class Settings:
         "spread", "USD/share", "added to the dearest ask for shares still missing at the end; spread: the spread then",
         (lambda value: value == "spread" or 0 <= float(value) <= 1000, "spread, or a number from 0 to 1000"), BACKTEST,
     )  # fmt: skip
+    latency_ms: str = setting(
+        "0",
+        "ms",
+        "time an order takes to reach a venue: one number, then any VENUE=number: 1,XNYS=0.4",
+        LATENCY,
+        BACKTEST,
+    )
+    scenarios: int = setting(
+        500, "intervals", "most recent past that the router bases a placement on",
+        (lambda value: 50 <= value <= 20_000, "50 to 20000"), BACKTEST,
+    )  # fmt: skip
+    scenario_step_s: float = setting(5.0, "s", "a past interval begins every so often", seconds(0.1, 3600), BACKTEST)
+    adverse_weight: float = setting(
+        0.25, "part", "how far the mid's move during fills enters a venue's rebate", seconds(0, 10), BACKTEST
+    )
+    cancel_on_fill: str = setting(
+        "on", "", "a slice that is complete cancels its other limit orders", one_of("on", "off"), BACKTEST
+    )
+    catch_up: str = setting(
+        "slice", "", "what a slice missed: swept when it ends (slice), or placed with the next (carry)",
+        one_of("slice", "carry"), BACKTEST,
+    )  # fmt: skip
+    optimistic_cancels: bool = setting(
+        False, "", "cancelled shares come off the queue ahead of a limit order in proportion", ON_OFF, BACKTEST
+    )
+    evaluate: str = setting(
+        "on", "", "many orders over the day, walk-forward, beside the one", one_of("on", "off"), BACKTEST
+    )
+    evaluation_window_s: float = setting(
+        600.0, "s", "length of an order of the evaluation", seconds(1, 86_400), BACKTEST
+    )
+    evaluation_stride_s: float = setting(
+        600.0, "s", "such an order begins every so often", seconds(1, 86_400), BACKTEST
+    )
+    evaluation_skip_s: float = setting(300.0, "s", "left out at both ends of the day", seconds(0, 86_400), BACKTEST)
+    resamples: int = setting(
+        2000, "draws", "of the block bootstrap", (lambda value: 100 <= value <= 100_000, "100 to 100000"), BACKTEST
+    )
+    seed: int = setting(
+        1, "number", "seed of the block bootstrap", (lambda value: 0 <= value < 2**32, "0 to 4294967295"), BACKTEST
+    )
     max_quote_age_s: float = setting(
         0.0, "s", "a venue's quote expires after this; 0: never", seconds(0, 1e6), BACKTEST
     )
@@ -154,6 +213,7 @@ class Settings:
     out_path: str = setting(".", "", "folder the results are written to", NOT_EMPTY, BACKTEST, flag="--out")
     strict: bool = setting(False, "", "stop at the first bad row", ON_OFF, BOTH)
     rejects: str = setting("", "", "CSV file that keeps the rows set aside", ANY, BOTH)
+    explain: str = setting("", "", "file that gets the life of every child order of `optimized`", ANY, BACKTEST)
     show: bool = setting(False, "", "print what is sent or read: first rows, or each batch of quotes", ON_OFF, BOTH)
 
     @property
@@ -279,8 +339,14 @@ def _consistent(parser: argparse.ArgumentParser, settings: Settings) -> Settings
         parser.error("--replay and --run-id choose different runs; give one of them")
     if settings.offline_csv and (settings.replay or settings.run_id or settings.allow_partial):
         parser.error("--replay, --run-id and --allow-partial choose among runs on the topic; with --csv there is none")
-    if settings.rejects and any(map(_same_file(settings.rejects), (settings.csv_path, settings.offline_csv))):
-        parser.error(f"rejects is {settings.rejects!r}; it must not be the market data themselves")
+    if max(latencies_ms(settings.latency_ms).values()) >= 1e3 * settings.slice_s:
+        parser.error(
+            f"latency_ms is {settings.latency_ms!r}, slice_s {settings.slice_s:g}; a slice must be longer than the latency"
+        )
+    for name in ("rejects", "explain"):
+        path = getattr(settings, name)
+        if path and any(map(_same_file(path), (settings.csv_path, settings.offline_csv))):
+            parser.error(f"{name} is {path!r}; it must not be the market data themselves")
     return settings
 
 

@@ -23,7 +23,7 @@ from sor import market as markets
 from sor.book import update_only
 from sor.events import Checker, Events, Intake
 from sor.market import Market
-from sor.policies import Order
+from sor.orders import Order
 from sor.replay import Schedule, Taken, Terminal, Window, take
 from sor.venues import parse_venues
 

@@ -188,11 +188,34 @@ def _nbbo(first, venue, bid_px_e4, ask_px_e4, bid_sz, ask_sz, venues):  # pragma
 
 def asks_after(updates: QuoteUpdates, batches: int) -> tuple[np.ndarray, np.ndarray]:
     """Ask price (int32, 1e-4 USD per share) and size of every venue, shape (K,), after the first `batches` batches."""
-    stop = updates.first[batches]
-    last = np.full(updates.venues, -1, np.int64)
-    np.maximum.at(last, updates.venue[:stop], np.arange(stop))
-    known = last >= 0
+    last, known = _newest_rows(updates, batches)
     return updates.ask_px_e4[last] * known, updates.ask_sz[last] * known
+
+
+def bids_after(updates: QuoteUpdates, batches: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the bids."""
+    last, known = _newest_rows(updates, batches)
+    return updates.bid_px_e4[last] * known, updates.bid_sz[last] * known
+
+
+def _newest_rows(updates: QuoteUpdates, batches: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last row of every venue in the first `batches` batches, and whether there is one."""
+    last = _newest_row_of_venue(updates.venue, updates.first[batches], updates.venues)
+    return last, last >= 0
+
+
+@njit(cache=True)
+def _newest_row_of_venue(venue, stop, venues):  # pragma: no cover
+    """Looked for from the end: all venues that quote at all are soon found."""
+    last = np.full(venues, -1, np.int64)
+    found = 0
+    for i in range(stop - 1, -1, -1):
+        if last[venue[i]] < 0:
+            last[venue[i]] = i
+            found += 1
+            if found == venues:
+                break
+    return last
 
 
 @njit(cache=True)

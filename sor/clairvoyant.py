@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from sor.book import QuoteUpdates, asks_after
-from sor.replay import RESET, SHADOW, Terminal, Window
+from sor.orders import RESET, SHADOW, Terminal, Window
 
 
 def clairvoyant(

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from sor import market as markets
-from sor import metrics, policies
+from sor import metrics, policies, routing
 from sor.book import CROSSED, EMPTY, LOCKED
 from sor.clairvoyant import clairvoyant
 from sor.errors import ReplayError
 from sor.market import Market
-from sor.policies import POLICIES, Order
-from sor.replay import Taken
+from sor.orders import LIMIT, Order, Taken
+from sor.policies import POLICIES
+from sor.queue import Flows
+from sor.routing import Triples
 
 BASELINES = ("best_ask", "twap", "vwap")
 MOST_CASH = 9e12  # USD; 2**63 micro-dollars are a little more
+ONE_DRAW = "one order on one day, with the best of the grid for that very order: one draw, not a claim; see evaluation"
 PARAMETERS = ("lambda_over", "lambda_under", "theta_queue")
 
 
@@ -27,7 +30,7 @@ PARAMETERS = ("lambda_over", "lambda_under", "theta_queue")
 class Grid:
     """The policy's cost at every parameter triple, G of them."""
 
-    triples: tuple[tuple[float, float, float], ...]
+    triples: Triples
     total_e6: np.ndarray  # int64 (G,) micro-dollars
     candidates: int  # triples that differ in what the policy reads: the columns that were replayed
 
@@ -55,24 +58,28 @@ class Experiment:
     floor_filled_sz: int
 
 
-def run(market: Market, order: Order, policy: str, triples: tuple[tuple[float, float, float], ...]) -> Experiment:
+def run(market: Market, order: Order, policy: str, triples: Triples) -> Experiment:
     """Trade the order with the policy at every triple, with every baseline, and find the floor."""
-    _refuse_overflow(market, order)
-    taken = {name: policies.run(name, market, order) for name in (policy, *BASELINES)}
+    refuse_overflow(market, order)
+    flows = routing.flows_of(market, order)
+    grid = search(market, order, policy, triples, flows)
     terminal = markets.terminal(market, order.window, order.penalty_px)
     floor_e6, floor_sz = clairvoyant(market.updates, market.fees_e6, order.window, order.size, terminal, order.rule)
     return Experiment(
         policy=policy,
         order=order,
         arrival_mid_px=markets.arrival_mid_px(market, order.window),
-        taken=taken,
-        grid=search(market, order, policy, triples),
+        taken={
+            policy: policies.run(policy, market, order, (triples[grid.best],), flows=flows),
+            **{name: policies.run(name, market, order, flows=flows) for name in BASELINES if name != policy},
+        },
+        grid=grid,
         floor_e6=floor_e6,
         floor_filled_sz=floor_sz,
     )
 
 
-def _refuse_overflow(market: Market, order: Order) -> None:
+def refuse_overflow(market: Market, order: Order) -> None:
     """ReplayError where the dearest way to buy the order is beyond the int64 micro-dollars that cash is counted in."""
     dearest_px = (
         int(market.updates.ask_px_e4.max()) / 1e4 + (order.penalty_px or float(np.nanmax(market.nbbo.spread_px))) + 1
@@ -84,33 +91,47 @@ def _refuse_overflow(market: Market, order: Order) -> None:
         )
 
 
-def search(market: Market, order: Order, policy: str, triples: tuple[tuple[float, float, float], ...]) -> Grid:
+def search(market: Market, order: Order, policy: str, triples: Triples, flows: Flows) -> Grid:
     """Cost of the policy at every triple, in one pass over the events; triples it cannot tell apart are replayed once."""
     reads = [PARAMETERS.index(name) for name in POLICIES[policy].reads]
-    _, column = np.unique(np.array(triples)[:, reads], axis=0, return_inverse=True)
-    columns = int(column.max()) + 1
-    schedule = POLICIES[policy].schedule(market, order)
-    lanes = policies.lanes(schedule, columns)
-    total_e6 = policies.execute(market, order, lanes, record=False).total_e6
-    return Grid(triples, total_e6[column.ravel()], columns)
+    _, first, column = np.unique(np.array(triples)[:, reads], axis=0, return_index=True, return_inverse=True)
+    lanes = tuple(triples[i] for i in first)
+    total_e6 = policies.run(policy, market, order, lanes, flows=flows, record=False).total_e6
+    return Grid(triples, total_e6[column.ravel()], len(lanes))
 
 
 def section(taken: Taken, experiment: Experiment, venue_names: tuple[str, ...]) -> dict[str, object]:
     """One strategy's part of output.json; its fields are those of docs/output.schema.json."""
     size, mid = experiment.order.size, experiment.arrival_mid_px
     total_cash = int(taken.total_e6[0]) / 1e6
+    passive = taken.fills["kind"] == LIMIT
     return {
         "total_cash": total_cash,
         "avg_fill_px": round(total_cash / size, 8),
         "shares_filled": size,
         "fees": int(taken.fees_e6[0]) / 1e6,
+        "rebates": int(taken.rebates_e6[0]) / 1e6,
         "shortfall_bps": round(metrics.shortfall_bps(total_cash, size, mid), 6),
         "shortfall_cents_per_share": round(metrics.shortfall_cents_per_share(total_cash, size, mid), 6),
         "fills": len(taken.fills),
+        "shares_taken": int(taken.filled_sz[0] - taken.passive_sz[0] + taken.swept_sz[0]),
+        "shares_filled_passively": int(taken.passive_sz[0]),
+        "shares_posted": int(taken.posted_sz[0]),
+        "queue_fill_rate": _fill_rate(taken),
         "completed_at_deadline": int(taken.swept_sz[0] + taken.priced_sz[0]),
         "priced_beyond_book": int(taken.priced_sz[0]),
+        "surplus_shares": int(taken.surplus_sz[0]),
+        "slices_market_only": taken.market_only_slices,
+        "slices_skipped": taken.skipped_slices,
         "shares_by_venue": _shares_by_venue(taken.fills, venue_names),
+        "shares_passive_by_venue": _shares_by_venue(taken.fills[passive], venue_names),
     }
+
+
+def _fill_rate(taken: Taken) -> float | None:
+    """Part of the posted shares that was filled; None where nothing was posted."""
+    posted_sz = int(taken.posted_sz[0])
+    return round(int(taken.passive_sz[0]) / posted_sz, 6) if posted_sz else None
 
 
 def _shares_by_venue(fills: np.ndarray, venue_names: tuple[str, ...]) -> dict[str, int]:
@@ -129,7 +150,7 @@ def seed_sections(experiment: Experiment, market: Market) -> dict[str, object]:
     cash = optimized["total_cash"]
     return {
         "best_parameters": dict(zip(PARAMETERS, experiment.grid.triples[experiment.grid.best], strict=True)),
-        "optimized": {"policy": experiment.policy, **optimized},
+        "optimized": {"policy": experiment.policy, "note": ONE_DRAW, **optimized},
         "baselines": baselines,
         "savings_vs_baselines_bps": {
             name: round(metrics.savings_bps(cash, baseline["total_cash"], size, mid), 6)

@@ -1,11 +1,13 @@
-"""The strategies: each turns a market, an order and settings into a `Schedule`, and one function trades it.
+"""The strategies: each buys one order in a market, by taking what is shown or by queueing too.
 
-No policy can differ from another in fills, fees, rounding or in how its order is completed: `execute` is the same for all.
+    best_ask    all that remains to the one venue with the cheapest ask plus fee, at every batch until done
+    twap        equal slices, each swept over the whole book at its start; what it leaves moves on to the next slice
+    vwap        slices in proportion to volume, otherwise like twap
+    allocate    the trial's allocator at every batch: the cheapest displayed lots for all that remains
+    router, equal, limit_only    slices that are partly posted: see sor.routing
 
-    best_ask   all that remains to the one venue with the cheapest ask plus fee, at every batch until done
-    twap       equal slices, each swept over the whole book at its start; what it leaves moves on to the next slice
-    vwap       slices in proportion to volume, otherwise like twap
-    allocate   the trial's allocator at every batch: the cheapest displayed lots for all that remains
+A taker is a `Schedule`; `take` executes it, or `Execution` where orders need time to arrive. Fills, fees, rounding and how
+an order is completed are the same for all.
 """
 
 from __future__ import annotations
@@ -16,31 +18,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sor import market as markets
+from sor import routing
 from sor.events import Events
+from sor.execution import Execution
 from sor.market import Market
-from sor.replay import SHADOW, Schedule, Taken, Window, take
+from sor.orders import Order, Taken, rounded_slices, slice_starts, whole_shares
+from sor.queue import Flows
+from sor.replay import Schedule, take
+from sor.routing import Triples
 from sor.venues import VenueTable
 
 LOT_SZ = 100  # the trial's step
 
 
 @dataclass(frozen=True)
-class Order:
-    """Shares to buy within a window, and how time is sliced for the policies that slice it."""
-
-    size: int  # shares
-    window: Window
-    slice_ns: int = 60 * 10**9
-    volume: str = "past"  # profile of vwap: "past" is known at the time, "day" looks ahead
-    penalty_px: float | None = None  # USD per share that is nowhere on the book at the end; None: the spread then
-    rule: int = SHADOW
-
-
-@dataclass(frozen=True)
 class Policy:
-    """A strategy: how it schedules an order, and which of the grid's parameters it reads."""
+    """A strategy: how it schedules an order, or how it places a slice, and which of the grid's parameters it reads."""
 
-    schedule: Callable[[Market, Order], Schedule]
+    schedule: Callable[[Market, Order], Schedule] | None = None
+    place: routing.Rule | None = None
     reads: tuple[str, ...] = ()
 
 
@@ -72,26 +68,10 @@ POLICIES = {
     "twap": Policy(_twap),
     "vwap": Policy(_vwap),
     "allocate": Policy(_allocate),
+    "equal": Policy(place=routing.equal),
+    "limit_only": Policy(place=routing.limit_only),
+    "router": Policy(place=routing.router, reads=("lambda_over", "lambda_under", "theta_queue")),
 }
-
-
-def slice_starts(order: Order) -> np.ndarray:
-    """Start of every slice, int64 (J,) UTC nanoseconds; the last slice may be shorter."""
-    return np.arange(order.window.start_ns, order.window.end_ns, order.slice_ns, dtype=np.int64)
-
-
-def whole_shares(weights: np.ndarray, size: int) -> np.ndarray:
-    """Split `size` in proportion to `weights` (J,) into whole shares, int64 (J,), that add up to it exactly.
-
-    The running total is rounded, so that no slice is more than one share off its part.
-    """
-    running = np.cumsum(weights)
-    return _rounded_slices(running / running[-1], size)
-
-
-def _rounded_slices(running: np.ndarray, size: int) -> np.ndarray:
-    """Whole shares of every slice, given the part of the order, (J,) rising to 1, that is due when it begins."""
-    return np.diff(np.floor(running * size + 0.5).astype(np.int64), prepend=0)
 
 
 def _traded_between(market: Market, edges_ns: np.ndarray) -> np.ndarray:
@@ -130,11 +110,51 @@ def _past_profile(market: Market, order: Order, clock_ns: np.ndarray) -> np.ndar
     now, later = np.where(mean > 0, (known, mean), 1)
     expected = now + later * np.arange(len(clock_ns))[::-1]
     part = np.append(now[:-1] / expected[:-1], 1)
-    return _rounded_slices(1 - np.cumprod(1 - part), order.size)
+    return rounded_slices(1 - np.cumprod(1 - part), order.size)
 
 
-def execute(market: Market, order: Order, schedule: Schedule, *, sweep: bool = True, record: bool = True) -> Taken:
-    """Trade a schedule; the one way in which any policy's shares are bought and its order completed."""
+def run(
+    name: str,
+    market: Market,
+    order: Order,
+    triples: Triples = ((0.0, 0.0, 0.0),),
+    *,
+    flows: Flows | None = None,
+    sweep: bool = True,
+    record: bool = True,
+) -> Taken:
+    """Buy the order with the policy of this name, in one lane for every parameter triple.
+
+    Parameters
+    ----------
+    name : str
+        One of POLICIES.
+    market, order
+    triples : ((lambda_over, lambda_under, theta_queue), ...)
+        USD per share.
+    flows : Flows or None
+        `routing.flows_of` the order or of a longer one around it, where they are known already.
+    sweep : bool
+        Complete the order at its end; without it the order is under way, and slices beyond the data wait.
+    record : bool
+        Keep the fills of lane 0.
+    """
+    policy = POLICIES[name]
+    if policy.place:
+        flows = routing.flows_of(market, order) if flows is None else flows
+        return routing.route(policy.place, market, order, triples, flows, sweep=sweep, record=record)
+    schedule = policy.schedule(market, order)
+    begun = schedule.clock_ns <= (order.window.end_ns if sweep else market.updates.ts_ns[-1])
+    release_sz = np.repeat(schedule.release_sz[begun], len(triples), axis=1)
+    schedule = replace(schedule, clock_ns=schedule.clock_ns[begun], release_sz=release_sz)
+    execute = execute_late if market.latency_ns.any() else execute_at_once
+    return execute(market, order, schedule, sweep=sweep, record=record)
+
+
+def execute_at_once(
+    market: Market, order: Order, schedule: Schedule, *, sweep: bool = True, record: bool = True
+) -> Taken:
+    """Trade a schedule in a market without latency."""
     return take(
         market.updates,
         market.usable,
@@ -148,14 +168,25 @@ def execute(market: Market, order: Order, schedule: Schedule, *, sweep: bool = T
     )
 
 
-def lanes(schedule: Schedule, count: int) -> Schedule:
-    """The same schedule in `count` parameter lanes."""
-    return replace(schedule, release_sz=np.repeat(schedule.release_sz, count, axis=1))
-
-
-def run(name: str, market: Market, order: Order) -> Taken:
-    """Trade the whole order with the policy of this name."""
-    return execute(market, order, POLICIES[name].schedule(market, order))
+def execute_late(market: Market, order: Order, schedule: Schedule, *, sweep: bool = True, record: bool = True) -> Taken:
+    """Trade a schedule whose orders take the venue's latency to arrive; without latency the same as `execute_at_once`."""
+    lanes = schedule.release_sz.shape[1]
+    desk = Execution(
+        market,
+        order.window,
+        lanes,
+        rule=order.rule,
+        persistent=schedule.persistent,
+        best_only=schedule.best_only,
+        lot_sz=schedule.lot_sz,
+        record=record,
+    )
+    no_limits = np.zeros((market.updates.venues, lanes), np.int64)
+    for now_ns, due_sz in zip(schedule.clock_ns.tolist(), np.cumsum(schedule.release_sz, axis=0), strict=True):
+        desk.advance(now_ns)
+        desk.send(now_ns, due_sz - desk.bought - desk.under_way, 0, no_limits, int(due_sz[0]))
+    desk.advance(order.window.end_ns)
+    return desk.complete(order.size, markets.terminal(market, order.window, order.penalty_px), sweep=sweep)
 
 
 def _cost(name: str, events: Events, venues: VenueTable, order: Order) -> tuple[float, float]:

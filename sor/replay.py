@@ -14,17 +14,7 @@ import numpy as np
 from numba import njit
 
 from sor.book import QuoteUpdates, asks_after
-
-SHADOW, RESET = 0, 1
-FILL_DTYPE = np.dtype(  # one fill of one lane
-    [
-        ("ts_ns", np.int64),  # when, UTC nanoseconds
-        ("venue", np.int16),  # index into publisher_ids
-        ("px_e4", np.int32),  # 1e-4 USD per share, without fee
-        ("sz", np.int32),  # shares
-        ("at_deadline", np.bool_),  # in the sweep that completes every order
-    ]
-)
+from sor.orders import CHILD_DTYPE, DEADLINE, FILL_DTYPE, RESET, SHADOW, TAKE, Taken, Terminal, Window
 
 
 @dataclass(frozen=True)
@@ -50,43 +40,6 @@ class Schedule:
     persistent: bool = False
     best_only: bool = False
     lot_sz: int = 1
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of the day an order lives in: from start_ns, and completed at end_ns."""
-
-    start_ns: int
-    end_ns: int
-
-
-@dataclass(frozen=True)
-class Terminal:
-    """Price of a share still missing after the deadline sweep: the dearest ask plus fee taken there, plus a penalty.
-
-    Where the sweep took nothing, `fallback_e6` stands for the dearest.
-    """
-
-    fallback_e6: int  # micro-dollars per share
-    penalty_e6: int
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What became of each lane; int64 arrays of shape (P,), cash in micro-dollars."""
-
-    cash_e6: np.ndarray  # paid for shares, fees not included
-    fees_e6: np.ndarray
-    filled_sz: np.ndarray  # on the book before the deadline
-    swept_sz: np.ndarray  # on the book in the deadline sweep
-    priced_sz: np.ndarray  # nowhere on the book: priced by `Terminal`
-    priced_e6: np.ndarray  # what they are charged, in all
-    fills: np.ndarray  # FILL_DTYPE (F,): the fills of lane 0
-
-    @property
-    def total_e6(self) -> np.ndarray:
-        """Cash, fees and what was priced: the cost of the whole order."""
-        return self.cash_e6 + self.fees_e6 + self.priced_e6
 
 
 def take(
@@ -142,17 +95,28 @@ def take(
     if record and used > capacity:
         paid, open_sz, missing_sz, fills, used = _take(*kernel_args, used)
     open_sz, missing_sz = open_sz.astype(np.int64), missing_sz.astype(np.int64)
-    priced_sz = missing_sz if sweep else np.zeros_like(missing_sz)
-    dearest_e6 = np.where(paid[DEAREST] > NOTHING, paid[DEAREST], terminal.fallback_e6)
+    none = np.zeros_like(missing_sz)
+    priced_sz = missing_sz if sweep else none
     return Taken(
         cash_e6=paid[CASH] * 100,
         fees_e6=paid[FEES],
+        rebates_e6=none,
         filled_sz=release_sz.sum(axis=0) - open_sz,
+        passive_sz=none,
+        posted_sz=none,
         swept_sz=open_sz - missing_sz,
         priced_sz=priced_sz,
-        priced_e6=priced_sz * (dearest_e6 + terminal.penalty_e6),
+        priced_e6=priced_charge_e6(priced_sz, paid[DEAREST], terminal),
+        surplus_sz=none,
+        surplus_e6=none,
         fills=_named_fills(fills[:used], updates, window, schedule),
+        children=np.empty(0, CHILD_DTYPE),
     )
+
+
+def priced_charge_e6(priced_sz: np.ndarray, dearest_e6: np.ndarray, terminal: Terminal) -> np.ndarray:
+    """What shares cost that the deadline sweep did not find, given the dearest it took, or NOTHING."""
+    return priced_sz * (np.where(dearest_e6 > NOTHING, dearest_e6, terminal.fallback_e6) + terminal.penalty_e6)
 
 
 def _named_fills(fills: np.ndarray, updates: QuoteUpdates, window: Window, schedule: Schedule) -> np.ndarray:
@@ -164,7 +128,7 @@ def _named_fills(fills: np.ndarray, updates: QuoteUpdates, window: Window, sched
     named["ts_ns"][of_release] = released_ns[-1 - at[of_release]]
     named["ts_ns"][~of_release] = updates.ts_ns[at[~of_release]]
     named["venue"], named["px_e4"], named["sz"] = fills[:, 1], fills[:, 2], fills[:, 3]
-    named["at_deadline"] = at == -1 - len(schedule.clock_ns)
+    named["kind"] = np.where(at == -1 - len(schedule.clock_ns), DEADLINE, TAKE)
     return named
 
 
@@ -194,23 +158,23 @@ def _take(
         while b < batches[j]:
             step = persistent and _any(open_sz)
             until = b + 1 if step else batches[j]
-            _apply(first[b], first[until], venue, ask_px_e4, ask_sz, book, taken, reset)
+            apply_quotes(first[b], first[until], venue, ask_px_e4, ask_sz, book, taken, reset)
             b = until
             if step and usable[b - 1]:
-                used = _cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, b - 1, fills, used)
+                used = cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, b - 1, fills, used)
         if j < releases:
             open_sz += release_sz[j]
             if b > 0 and usable[b - 1]:
-                used = _cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, -1 - j, fills, used)
+                used = cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, -1 - j, fills, used)
     missing_sz = open_sz.copy()
     paid[DEAREST] = NOTHING
     if sweep and b > 0 and usable[b - 1]:
-        used = _cross_lanes(book, fees_e6, taken, order, missing_sz, paid, False, 1, -1 - releases, fills, used)
+        used = cross_lanes(book, fees_e6, taken, order, missing_sz, paid, False, 1, -1 - releases, fills, used)
     return paid, open_sz, missing_sz, fills, used
 
 
 @njit(cache=True)
-def _apply(begin, end, venue, ask_px_e4, ask_sz, book, taken, reset):  # pragma: no cover
+def apply_quotes(begin, end, venue, ask_px_e4, ask_sz, book, taken, reset):  # pragma: no cover
     """Apply quote updates to the book, and forget of the shares taken what the rule makes new."""
     for i in range(begin, end):
         v = venue[i]
@@ -227,11 +191,11 @@ def _apply(begin, end, venue, ask_px_e4, ask_sz, book, taken, reset):  # pragma:
 
 
 @njit(cache=True)
-def _cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used):  # pragma: no cover
+def cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used):  # pragma: no cover
     """Take what is open from the cheapest venues on; ties in ask plus fee go to the later venue, as in the trial."""
     if best_only or lot_sz > 1:
-        return _cross_lanes(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used)
-    candidates, _ = _sort_candidates(book, fees_e6, order)
+        return cross_lanes(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used)
+    candidates, _ = sort_candidates(book, fees_e6, order)
     for rank in range(candidates):
         v = order[rank]
         before_sz = taken[v, 0]
@@ -258,9 +222,9 @@ def _take_from(v, px_e4, sz, fee_e6, taken, open_sz, paid):  # pragma: no cover
 
 
 @njit(cache=True)
-def _cross_lanes(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used):  # pragma: no cover
+def cross_lanes(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, at, fills, used):  # pragma: no cover
     """The same lane by lane: for what differs between lanes beyond the shares they take."""
-    candidates, best_e6 = _sort_candidates(book, fees_e6, order)
+    candidates, best_e6 = sort_candidates(book, fees_e6, order)
     for p in range(len(open_sz)):
         used = _cross_lane(
             p, book, fees_e6, taken, order, candidates, best_e6, open_sz, paid, best_only, lot_sz, at, fills, used
@@ -322,7 +286,7 @@ def _cost_e6(book, fees_e6, v):  # pragma: no cover
 
 
 @njit(cache=True)
-def _sort_candidates(book, fees_e6, order):  # pragma: no cover
+def sort_candidates(book, fees_e6, order):  # pragma: no cover
     """Put the venues with shares left into `order`, by ask plus fee, ties by later venue.
 
     Returns their number, and the best ask plus fee of all venues.

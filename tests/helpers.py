@@ -15,7 +15,8 @@ import numpy as np
 from sor import market as markets
 from sor.events import CLEAR, EVENT_DTYPES, QUOTE, TRADE, Events
 from sor.market import Market
-from sor.replay import RESET, SHADOW, Schedule, Taken, Terminal, Window
+from sor.orders import DEADLINE, RESET, SHADOW, TAKE, Taken, Terminal, Window
+from sor.replay import Schedule
 from sor.venues import Venue, VenueTable
 
 SECOND_NS = 10**9
@@ -127,7 +128,7 @@ class Fill(NamedTuple):
     venue: int
     px_e4: int
     sz: int
-    at_deadline: bool
+    kind: int
 
 
 @dataclass
@@ -214,7 +215,7 @@ class PlainReplay:
             return
         self.open_sz -= sz
         self.consumed[v] += sz
-        self.result.fills.append(Fill(at_ns, v, self.book[v][2], sz, sweep))
+        self.result.fills.append(Fill(at_ns, v, self.book[v][2], sz, DEADLINE if sweep else TAKE))
         self.result.cash_e6 += sz * self.book[v][2] * 100
         self.result.fees_e6 += sz * self.fees_e6[v]
 

@@ -33,7 +33,7 @@ BAD = {  # what no setting of that name takes, as the text of a flag or variable
     "start_time": ["9:30", "24:00", "09:60", "0930", "", "09:30:00.1234567890"],
     "end_time": ["16", "16:00:61"],
     "time_zone": [""],
-    "policy": ["", "best_ask"],
+    "policy": ["", "Router"],
     "lambda_over": ["", "0.1,", "-0.1", "nan", "1001", "a"],
     "lambda_under": ["0.1;0.2"],
     "theta_queue": [",".join(["0.1"] * 101)],
@@ -41,6 +41,19 @@ BAD = {  # what no setting of that name takes, as the text of a flag or variable
     "volume": ["future"],
     "fill_rule": ["Shadow"],
     "deadline_penalty": ["-1", "nan", "inf", "spreads"],
+    "latency_ms": ["", "-1", "60000", "1,XNYS", "1,XNYS=", "XNYS=1", "1;2", "nan"],
+    "scenarios": ["49", "20001", "1.5"],
+    "scenario_step_s": ["0", "3601"],
+    "adverse_weight": ["-0.1", "11", "nan"],
+    "cancel_on_fill": ["", "1", "yes"],
+    "catch_up": ["later"],
+    "optimistic_cancels": ["2"],
+    "evaluate": ["true"],
+    "evaluation_window_s": ["0", "inf"],
+    "evaluation_stride_s": ["0"],
+    "evaluation_skip_s": ["-1"],
+    "resamples": ["99", "100001"],
+    "seed": ["-1", "4294967296"],
     "max_quote_age_s": ["-1", "1e30"],
     "max_disorder_s": ["-1", "1e30"],
     "kafka_group": ["", "x" * 201],
@@ -250,7 +263,7 @@ def test_results_depend_on_settings_that_exist_and_on_none_of_transport():
     )
     assert left_out == {
         "kafka_topic", "kafka_bootstrap_servers", "offline_csv", "venues_path", "kafka_group", "timeout_s", "run_id", "replay",
-        "allow_partial", "out_path", "strict", "rejects", "show",
+        "allow_partial", "out_path", "strict", "rejects", "explain", "show",
     }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from sor import feed, policies
 from sor import market as markets
 from sor.events import Checker, Events, Intake
 from sor.market import Market
-from sor.policies import POLICIES, Order, slice_starts, whole_shares
+from sor.orders import Order, slice_starts, whole_shares
+from sor.policies import POLICIES
 from sor.replay import SHADOW, Window
 from sor.venues import parse_venues
 from tests.helpers import (
@@ -36,6 +37,7 @@ from tests.helpers import (
 FEES_E6 = {2: 3000, 3: 700, 5: -2000, 9: 3000}
 ROOT = Path(__file__).parents[1]
 SEEDS = st.integers(0, 2**32 - 1)
+TAKERS = [name for name, policy in POLICIES.items() if policy.schedule]
 MINUTE_NS = 60 * 10**9
 
 
@@ -203,13 +205,13 @@ def random_order(seed: int, rule: int = SHADOW) -> tuple[list[Row], Order]:
     return rows, order(size, end_s, slice_s, volume=draw.choice(("past", "day")), penalty_px=penalty_px, rule=rule)
 
 
-@given(SEEDS, st.sampled_from(RULES), st.sampled_from(list(POLICIES)))
+@given(SEEDS, st.sampled_from(RULES), st.sampled_from(TAKERS))
 @settings(max_examples=800, deadline=None)
 def test_every_strategy_trades_like_the_plain_replay_and_buys_the_whole_order(seed: int, rule: int, name: str):
     rows, wanted = random_order(seed, rule)
     day, table = market(*rows, fees_e6=FEES_E6), venue_table(FEES_E6)
     schedule = POLICIES[name].schedule(day, wanted)
-    taken = policies.execute(day, wanted, schedule)
+    taken = policies.execute_at_once(day, wanted, schedule)
     terminal = markets.terminal(day, wanted.window, wanted.penalty_px)
     plain = plain_take(events(*rows), table, wanted.window, schedule, terminal, rule=rule)
     assert_same(taken, plain)
@@ -220,7 +222,7 @@ def test_every_strategy_trades_like_the_plain_replay_and_buys_the_whole_order(se
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", list(POLICIES))
+@pytest.mark.parametrize("name", TAKERS)
 def test_every_strategy_trades_like_the_plain_replay_on_the_shipped_day(shipped: Events, name: str, rule: int):
     table = parse_venues((ROOT / "sor" / "venues.toml").read_text(encoding="utf-8"))
     day = markets.build(shipped, table)
@@ -228,7 +230,7 @@ def test_every_strategy_trades_like_the_plain_replay_on_the_shipped_day(shipped:
     schedule = POLICIES[name].schedule(day, wanted)
     terminal = markets.terminal(day, wanted.window, None)
     plain = plain_take(shipped, table, wanted.window, schedule, terminal, rule=rule)
-    assert_same(policies.execute(day, wanted, schedule), plain)
+    assert_same(policies.execute_at_once(day, wanted, schedule), plain)
     assert len(plain.fills) > 1
 
 
@@ -240,13 +242,13 @@ def shipped() -> Events:
     return intake.buffer.events().slice(0, 10_000)
 
 
-@given(SEEDS, st.sampled_from(list(POLICIES)))
+@given(SEEDS, st.sampled_from(TAKERS))
 @settings(max_examples=100, deadline=None)
 def test_lanes_of_one_strategy_all_fare_alike(seed: int, name: str):
     rows, wanted = random_order(seed)
     day = market(*rows, fees_e6=FEES_E6)
     alone = policies.run(name, day, wanted)
-    many = policies.execute(day, wanted, policies.lanes(POLICIES[name].schedule(day, wanted), 7))
+    many = policies.run(name, day, wanted, ((0.0, 0.0, 0.0),) * 7)
     assert many.total_e6.tolist() == alone.total_e6.tolist() * 7
     assert many.fills.tolist() == alone.fills.tolist()
 
@@ -268,7 +270,9 @@ def test_allocate_crosses_one_snapshot_as_the_allocator_splits_it(seed: int):
     rows = [ask(0, each, px, sz) for each, (px, sz) in shown.items()]
     draw.shuffle(rows)
     day = market(*rows, fees_e6=fees_e6)
-    taken = policies.execute(day, order(size, 1), POLICIES["allocate"].schedule(day, order(size, 1)), sweep=False)
+    taken = policies.execute_at_once(
+        day, order(size, 1), POLICIES["allocate"].schedule(day, order(size, 1)), sweep=False
+    )
     offers = [Venue(*shown[each], fees_e6[each] / 1e6, 0.0) for each in publisher_ids]
     account = plan(size, offers, 0.4, 0.6, 0.3, reserve=0.0)
     split = np.bincount(taken.fills["venue"], taken.fills["sz"], len(offers)).astype(int)

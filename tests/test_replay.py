@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sor.book import quote_updates
 from sor.events import Events
 from sor.market import Market
-from sor.replay import FILL_DTYPE, RESET, SHADOW, Schedule, Taken, Terminal, Window, take
+from sor.orders import DEADLINE, FILL_DTYPE, RESET, SHADOW, TAKE, Taken, Terminal, Window
+from sor.replay import Schedule, take
 from tests.helpers import (
     RULES,
     Fill,
@@ -163,7 +164,7 @@ def test_single_shares_where_lots_do_not_suffice(size: int, expected: list[int])
 def test_deadline_sweep_completes_the_order_on_the_book():
     day = market(ask(0, 2, 10.0, 100), ask(0, 3, 11.0, 500))
     result = taken(day, window(0, 5), schedule((0, 300), best_only=True, persistent=True))
-    assert result.fills.tolist() == [(ns(0), 0, 100_000, 100, False), (ns(5), 1, 110_000, 200, True)]
+    assert result.fills.tolist() == [(ns(0), 0, 100_000, 100, TAKE), (ns(5), 1, 110_000, 200, DEADLINE)]
     assert (result.filled_sz[0], result.swept_sz[0], result.priced_sz[0]) == (100, 200, 0)
 
 
@@ -285,7 +286,7 @@ def test_ledger_adds_up_to_the_micro_dollar_and_every_share_is_accounted_for(see
     assert paid + result.priced_e6[0] == result.total_e6[0]
     assert (result.filled_sz + result.swept_sz + result.priced_sz).tolist() == plan.release_sz.sum(axis=0).tolist()
     assert book["sz"].sum() == result.filled_sz[0] + result.swept_sz[0]
-    assert book["sz"][book["at_deadline"]].sum() == result.swept_sz[0]
+    assert book["sz"][book["kind"] == DEADLINE].sum() == result.swept_sz[0]
     assert (book["sz"] > 0).all()
     assert ((book["ts_ns"] >= when.start_ns) & (book["ts_ns"] <= when.end_ns)).all()
     assert (np.diff(book["ts_ns"]) >= 0).all()

@@ -45,7 +45,7 @@ def test_mistake_venues_never_carried_forward_so_asynchronous_venues_are_never_c
         100_000,
     ]  # venue 2 still stands when the others speak
     schedule = policies.Schedule(np.array([day.updates.ts_ns[2]]), np.array([[300]]))
-    taken = policies.execute(day, Order(300, window(0, 5)), schedule)
+    taken = policies.execute_at_once(day, Order(300, window(0, 5)), schedule)
     assert taken.fills["venue"].tolist() == [0, 2, 1]
 
 

@@ -1,0 +1,140 @@
+"""sor.execution, sor.queue and sor.routing against the plain-Python oracle, and the invariants of every policy."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import routing_oracle as oracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sor import market as markets
+from sor import policies, routing
+from sor.market import Market
+from sor.orders import (
+    AT_DEADLINE,
+    DEADLINE,
+    FILLED,
+    LIMIT,
+    REJECTED,
+    RESET,
+    SHADOW,
+    SHORT,
+    SLICE_COMPLETE,
+    SLICE_OVER,
+    TAKE,
+    Order,
+    Taken,
+)
+from sor.queue import Flows, fillable_flows
+
+SEEDS = st.integers(0, 10**6)
+FREE = ((0.0, 0.0, 0.0),)
+NO_FLOWS = Flows(np.zeros(0, np.int64), np.zeros((0, 0), np.int32), np.zeros(0))
+KIND_OF = {"take": TAKE, "market": TAKE, "limit": LIMIT, "deadline": DEADLINE}
+END_OF = {
+    "filled": {FILLED},
+    "rejected": {REJECTED},
+    "cancelled": {SLICE_OVER, SLICE_COMPLETE, AT_DEADLINE},
+    "partial": {SHORT},
+    "missed": {SHORT},
+    "void": {AT_DEADLINE, SLICE_COMPLETE, SLICE_OVER},
+}
+
+
+def market_of(day: oracle.Day) -> Market:
+    built = markets.build(oracle.events_of(day), oracle.venue_table_of(day))
+    return replace(built, latency_ns=np.array(day.latency_ns, np.int64))
+
+
+def assert_same(taken: Taken, plain: oracle.Result) -> None:
+    assert taken.cash_e6[0] == plain.cash_e6
+    assert (taken.fees_e6[0], taken.rebates_e6[0]) == (plain.fees_e6, plain.rebates_e6)
+    assert (taken.passive_sz[0], taken.filled_sz[0]) == (plain.passive_sz, plain.passive_sz + plain.taken_sz)
+    assert (taken.swept_sz[0], taken.priced_sz[0]) == (plain.swept_sz, plain.priced_sz)
+    assert (taken.priced_e6[0], taken.surplus_sz[0]) == (plain.priced_e6, plain.surplus_sz)
+    assert (taken.surplus_e6[0], taken.total_e6[0]) == (plain.surplus_e6, plain.total_e6)
+    expected = [(fill.ts_ns, fill.venue, fill.px_e4, fill.sz, KIND_OF[fill.kind]) for fill in plain.fills]
+    assert sorted(taken.fills.tolist()) == sorted(expected)
+
+
+def assert_same_children(taken: Taken, plain: oracle.Result) -> None:
+    mine = sorted((c["kind"], c["venue"], c["sent_ns"], c["sz"], c["filled_sz"], c["end"]) for c in taken.children)
+    theirs = sorted(
+        (KIND_OF[c.kind], c.venue, c.decided_ns, c.sz, c.filled_sz, END_OF[c.outcome]) for c in plain.children
+    )
+    assert [row[:5] for row in mine] == [row[:5] for row in theirs]
+    assert all(end in ends for (*_, end), (*_, ends) in zip(mine, theirs, strict=True))
+
+
+@given(SEEDS, st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_fillable_flows_are_those_of_the_oracle(seed: int, optimistic: bool):
+    day = oracle.random_day(seed, disorder=bool(seed % 2))
+    market = market_of(day)
+    step_ns, length_ns = oracle.UNIT_NS * (1 + seed % 3), oracle.UNIT_NS * (2 + seed % 9)
+    flows = fillable_flows(market, 0, 2**61, length_ns, step_ns, optimistic=optimistic)
+    plain = oracle.fillable_flows(day, length_ns, step_ns, optimistic)
+    assert flows.end_ns.tolist() == [flow.start_ns + length_ns for flow in plain]
+    assert flows.fill_sz.T.tolist() == [list(flow.fill_sz) for flow in plain]
+    assert flows.mid_move_px == pytest.approx(np.array([flow.mid_move_px for flow in plain]), abs=1e-9)
+
+
+@given(SEEDS, st.booleans(), st.booleans(), st.sampled_from(("slice", "carry")), st.sampled_from((SHADOW, RESET)))
+@settings(max_examples=800, deadline=None)
+def test_orders_in_slices_trade_as_the_oracle_says(
+    seed: int, optimistic: bool, cancel_on_fill: bool, catch_up: str, rule: int
+):
+    case = oracle.random_case(seed, disorder=bool(seed % 2), latency=bool(seed % 3))
+    plain = oracle.buy(
+        case.day, case.size, case.window, case.clock_ns, case.cum, oracle.in_eighths(case.parts), flows=[],
+        min_scenarios=0, slice_ns=case.slice_ns, rule=rule, catch_up=catch_up, cancel_on_fill=cancel_on_fill,
+        optimistic=optimistic,
+    )  # fmt: skip
+    oracle.assert_adds_up(case.day, case.size, plain)
+
+    def in_eighths(moment: routing.Moment, slice_sz: int, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        to_market, to_post = case.parts[case.clock_ns.index(moment.now_ns)]
+        return np.array([slice_sz * to_market // 8]), np.array([[slice_sz * part // 8] for part in to_post])
+
+    order = Order(
+        case.size, case.window, case.slice_ns, rule=rule, optimistic_cancels=optimistic, catch_up=catch_up,
+        cancel_on_fill=cancel_on_fill,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "FEWEST_SCENARIOS", 0)
+        taken = routing.route(in_eighths, market_of(case.day), order, FREE, NO_FLOWS, sweep=True, record=True)
+    if case.day.prints:
+        assert_same(taken, plain)
+        assert_same_children(taken, plain)
+
+
+@given(SEEDS, st.sampled_from((SHADOW, RESET)), st.sampled_from(("twap", "best_ask", "allocate")))
+@settings(max_examples=400, deadline=None)
+def test_takers_with_latency_trade_as_the_oracle_says(seed: int, rule: int, name: str):
+    case = oracle.random_case(seed, disorder=bool(seed % 2), latency=True)
+    how = {
+        "twap": {},
+        "best_ask": {"persistent": True, "best_only": True},
+        "allocate": {"persistent": True, "lot_sz": policies.LOT_SZ},
+    }[name]
+    order = Order(case.size, case.window, case.slice_ns, rule=rule)
+    market = market_of(case.day)
+    schedule = policies.POLICIES[name].schedule(market, order)
+    releases = list(zip(schedule.clock_ns.tolist(), schedule.release_sz[:, 0].tolist(), strict=True))
+    plain = oracle.take(case.day, case.window, releases, rule=rule, **how)
+    taken = policies.execute_late(market, order, schedule)
+    assert_same(taken, plain)
+    assert_same_children(taken, plain)
+
+
+@given(SEEDS, st.sampled_from((SHADOW, RESET)), st.sampled_from(("twap", "best_ask", "allocate", "vwap")))
+@settings(max_examples=300, deadline=None)
+def test_without_latency_the_fast_path_and_the_general_one_trade_alike(seed: int, rule: int, name: str):
+    case = oracle.random_case(seed, disorder=bool(seed % 2), latency=False)
+    order = Order(case.size, case.window, case.slice_ns, rule=rule)
+    market = market_of(case.day)
+    schedule = policies.POLICIES[name].schedule(market, order)
+    fast, general = policies.execute_at_once(market, order, schedule), policies.execute_late(market, order, schedule)
+    assert fast.fills.tolist() == general.fills.tolist()
+    assert (fast.total_e6.tolist(), fast.priced_sz.tolist()) == (general.total_e6.tolist(), general.priced_sz.tolist())
