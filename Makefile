@@ -14,8 +14,8 @@ help: ## this list
 setup: ## .venv with a Python 3.10 to 3.13 and requirements.txt (the others do this first)
 	@./setup.sh
 
-$(KERNELS): $(wildcard *.py sor/*.py sor/venues.toml) l1_day.csv | setup
-	@echo "setup: compiling the kernels (once, 15 s)" >&2
+$(KERNELS): $(wildcard *.py sor/*.py sor/placement/*.py sor/venues.toml) l1_day.csv | setup
+	@echo "setup: compiling the kernels (once, a minute)" >&2
 	@env -i PATH="$$PATH" HOME="$$HOME" $(PYTHON_HERE) backtest.py --csv l1_day.csv --out .venv/warm-up >.venv/warm-up.log 2>&1 || { cat .venv/warm-up.log >&2; exit 1; }
 	@touch $@
 
@@ -31,6 +31,8 @@ check: setup ## lint and format
 	@$(PYTHON_HERE) -m ruff format --check .
 
 bench: setup $(KERNELS) ## speed and memory (the table of benchmarks/README.md)
+	@$(PYTHON_HERE) -m pip install --quiet --no-deps --upgrade --target .venv/bench -r benchmarks/requirements.txt || \
+		echo "bench: hftbacktest could not be installed; its rows are left out" >&2
 	@$(PYTHON_HERE) -m benchmarks
 
 broker-start: setup $(KERNELS) ## start a local Kafka on 127.0.0.1:9092 (MODE=zookeeper: with a ZooKeeper on 2181)

@@ -1,7 +1,8 @@
 """Trading through time with everything that takes time: limit orders in queues, orders on their way to a venue.
 
 `Execution` holds many lanes of one order. A policy advances it to a moment, looks, and sends: shares to take now, limit
-orders to rest. What is decided at time t on the book of t arrives at venue k at t + latency_k and meets the book of then.
+orders to rest. What is decided at time t on the book of t arrives at venue k at t + latency_k and meets the book of then;
+an order to take pays no more than the ask it was decided on, and comes back unfilled where that is gone.
 `sor.replay.take` is the same for takers without latency, in a tenth of the time; tests hold the two together.
 """
 
@@ -76,6 +77,7 @@ class _State(NamedTuple):
     taken: np.ndarray  # (K, P)
     pending: np.ndarray  # (K, P) market shares on their way
     arrive_ns: np.ndarray  # (K,) when they arrive
+    most_px_e4: np.ndarray  # (K,) the ask they were decided on, and the most they pay
     px_e4: np.ndarray  # (K,) resting limit orders
     ahead: np.ndarray  # (K,)
     shown: np.ndarray  # (K,)
@@ -223,6 +225,7 @@ def _fresh(market: Market, start_ns: int, lanes: int) -> _State:
         taken=zeros(venues, lanes, dtype=np.int32),
         pending=zeros(venues, lanes, dtype=np.int32),
         arrive_ns=zeros(venues, fill=NEVER),
+        most_px_e4=zeros(venues, dtype=np.int32),
         px_e4=zeros(venues, dtype=np.int32),
         ahead=zeros(venues),
         shown=zeros(venues),
@@ -387,6 +390,7 @@ def _decide_take(now_ns, want_sz, rules, s, fills, children):  # pragma: no cove
             continue
         s.pending[v, :] += asked
         s.arrive_ns[v] = now_ns + rules.latency_ns[v]
+        s.most_px_e4[v] = s.book[PX, v]
         if rules.record and asked[0] > 0:
             s.child_of_take[v] = _new_child(s.moment[0], TAKE, v, 0, asked[0], now_ns, s, children)
         if rules.latency_ns[v] == 0:
@@ -395,13 +399,14 @@ def _decide_take(now_ns, want_sz, rules, s, fills, children):  # pragma: no cove
 
 @njit(cache=True)
 def _take_at(now_ns, v, rules, s, fills, children):  # pragma: no cover
-    """Market orders reach a venue: they take what it shows and the lane has not taken yet, at the price of now."""
+    """Orders reach a venue: they take what it shows and the lane has not taken yet, unless it became dearer meanwhile."""
     s.arrive_ns[v] = NEVER
     px_e4 = s.book[PX, v]
+    can_take = 0 < px_e4 <= s.most_px_e4[v]
     for p in range(s.pending.shape[1]):
         if s.pending[v, p] == 0:
             continue
-        got = np.int32(max(min(s.pending[v, p], s.book[SZ, v] - s.taken[v, p]), 0)) if px_e4 > 0 else np.int32(0)
+        got = np.int32(max(min(s.pending[v, p], s.book[SZ, v] - s.taken[v, p]), 0)) if can_take else np.int32(0)
         if p == 0 and rules.record:
             child = s.child_of_take[v]
             children[child, _ARRIVED], children[child, _FILLED] = now_ns, got

@@ -31,7 +31,7 @@ ENDS = {
     SLICE_COMPLETE: "cancelled when its slice was complete",
     REJECTED: "refused on arrival: it would have locked the venue's book",
     AT_DEADLINE: "void at the deadline",
-    SHORT: "the venue showed less on arrival",
+    SHORT: "the venue showed less, or became dearer, before it arrived",
 }
 
 

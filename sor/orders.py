@@ -20,7 +20,7 @@ FILL_DTYPE = np.dtype(  # one fill of one lane
 
 
 # Why a child order ended: filled in full; replaced at the next slice; its slice complete; it would have locked the
-# venue's book on arrival; the deadline; for a market order, the venue showed less than was sent.
+# venue's book on arrival; the deadline; for a market order, the venue showed less than was sent for, or became dearer.
 FILLED, SLICE_OVER, SLICE_COMPLETE, REJECTED, AT_DEADLINE, SHORT = range(6)
 CHILD_DTYPE = np.dtype(  # one child order of lane 0
     [

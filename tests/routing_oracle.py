@@ -492,7 +492,9 @@ class Lane:
         return any(child.kind == "market" for child in due)
 
     def _take(self, child: Child, at_ns: int) -> None:
-        sz = min(child.sz, self.left_sz(child.venue))
+        quote = self.book.get(child.venue)
+        dearer = quote is None or quote.ask_px_e4 > child.px_e4  # it is limited to the ask it was decided on
+        sz = 0 if dearer else min(child.sz, self.left_sz(child.venue))
         child.outcome = "filled" if sz == child.sz else "partial" if sz else "missed"
         if sz:
             self._pay_taker(child, at_ns, sz, "take")

@@ -357,17 +357,24 @@ def test_router_inputs_by_hand():
 # --- market orders with latency -----------------------------------------------------------------------------------------
 
 
-def test_a_market_order_takes_what_is_there_when_it_arrives():
-    """Decided at 0: 100 of venue 1 at 100.00, 50 of venue 0 at 100.01. Venue 0 (at once): 50. Venue 1 at 3: 60 at 100.02."""
-    quotes = [quote(0, ask=ASK + TICK), quote(0, 1), quote(2, 1, ask=ASK + 2 * TICK, ask_sz=60)]
+def test_an_order_to_take_meets_the_book_of_its_arrival_and_pays_no_more_than_it_was_decided_on():
+    """Decided at 0: 100 of venue 1 at 100.00, 50 of venue 0 at 100.01. Venue 0 (at once): 50. Venue 1 at 3 asks 100.02: none.
+
+    At 5 these 100 and the 10 released then: 50 are left at venue 0, 60 of venue 1 arrive at 8, when it asks 100.01.
+    """
+    quotes = [
+        *(quote(0, ask=ASK + TICK), quote(0, 1)),
+        quote(2, 1, ask=ASK + 2 * TICK, ask_sz=60),
+        quote(7, 1, ask=ASK + TICK, ask_sz=60),
+    ]
     day = make_day(quotes, [], latency_ns=[0, 3])
     result = take(day, Window(0, 9), [(0, 150), (5, 10)])
     assert result.fills == [
         Fill(0, 0, ASK + TICK, 50, "take"),
-        Fill(3, 1, ASK + 2 * TICK, 60, "take"),
-        Fill(5, 0, ASK + TICK, 50, "take"),  # the 40 that came back and the 10 released at 5
+        Fill(5, 0, ASK + TICK, 50, "take"),
+        Fill(8, 1, ASK + TICK, 60, "take"),
     ]
-    assert [child.outcome for child in result.children] == ["partial", "filled", "filled"]  # as sent
+    assert [child.outcome for child in result.children] == ["missed", "filled", "filled", "filled"]  # as sent
 
 
 def test_a_release_does_not_ask_again_for_what_is_in_flight():
@@ -381,7 +388,7 @@ def test_a_persistent_taker_waits_for_its_order_and_tries_again_at_the_next_batc
     """Best ask 100.00 x 100 at venue 1 (ties go to the later venue), latency 4 and 2; 250 wanted, one venue at a time.
 
     0: 100 to venue 1, arrives at 2, 30 are left (batch at 1): 30. The batch at 1 found it in flight. 3: both at 100.00;
-    venue 1 has nothing left, so 100 to venue 0, arrives at 7 and takes 100 at 100.01 (batch at 5).
+    venue 1 has nothing left, so 100 to venue 0, arrives at 7 and finds 100.01 (batch at 5): none.
     7: arrived, and a batch is stamped 7: venue 1 shows 120 at 100.00: 120 sent, arrive at 9 with the deadline: they count.
     """
     quotes = [
@@ -395,10 +402,10 @@ def test_a_persistent_taker_waits_for_its_order_and_tries_again_at_the_next_batc
     result = take(day, Window(0, 9), [(0, 250)], persistent=True, best_only=True)
     assert result.fills == [
         Fill(2, 1, ASK, 30, "take"),
-        Fill(7, 0, ASK + TICK, 100, "take"),
         Fill(9, 1, ASK, 120, "take"),
+        Fill(9, 0, ASK + TICK, 100, "deadline"),
     ]
-    sent = [(child.decided_ns, child.venue, child.sz) for child in result.children]
+    sent = [(child.decided_ns, child.venue, child.sz) for child in result.children if child.kind == "market"]
     assert sent == [(0, 1, 100), (3, 0, 100), (7, 1, 120)]
 
 
