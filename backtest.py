@@ -3,8 +3,9 @@
     python backtest.py                        the next run on the topic that is not reported yet; waits for one
     python backtest.py --replay               the newest complete run again
     python backtest.py --csv l1_day.csv       without Kafka: the same output.json but for its `run` section
+    python backtest.py --days 'days/*.csv.gz' --dask local    many files, evaluated in parallel and pooled (sor/days.py)
 
-stdout gets the four sections the trial asks for as JSON; progress, the table and errors go to stderr.
+stdout gets the four sections the trial asks for as JSON (of --days the table); progress, the table and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import numpy as np
 
 import config
 import utils
-from sor import cli, contract, evaluation, experiment, explain, feed, plot, policies, stream
+from sor import cli, contract, days, evaluation, experiment, explain, feed, plot, policies, stream
 from sor import market as markets
 from sor.audit import RunAudit
 from sor.errors import FeedError, ReplayError, RunNotWholeError, UsageError
@@ -36,7 +37,7 @@ from sor.events import TRADE, Checker, Events, Intake, RowBlock
 from sor.experiment import Experiment
 from sor.feed import FileIdentity
 from sor.market import Market
-from sor.orders import RESET, SHADOW, Order
+from sor.orders import RESET, SHADOW, Order, Window
 from sor.synthetic import SYMBOL as SIMULATED_SYMBOL
 from sor.venues import VenueTable, parse_venues
 
@@ -65,6 +66,8 @@ def backtest(settings: config.Settings) -> int:
     """Read, replay, write; with Kafka the run counts as reported only after everything is written."""
     venues = _venue_table(settings)
     _make_folder(settings.out_path)
+    if settings.days:
+        return many_days(settings, venues)
     if settings.offline_csv:
         report(settings, venues, _from_csv(settings))
         return 0
@@ -222,9 +225,8 @@ class LiveTotals:
         triples = self._settings.param_grid
         triple = triples[evaluation.default_triple(triples)]
         taken = policies.run(self._settings.policy, market, order, (triple,), sweep=False, record=False)
-        passive = f" ({taken.passive_sz[0]} passively)" if taken.passive_sz[0] else ""
         return (
-            f"{at}, {self._settings.policy} {taken.filled_sz[0]}/{order.size} shares{passive}, "
+            f"{at}, {self._settings.policy} {taken.filled_sz[0]}/{order.size} shares, {taken.passive_sz[0]} passively, "
             f"{taken.total_e6[0] / 1e6:,.2f} USD"
         )
 
@@ -243,17 +245,20 @@ def _show_batches(rows: RowBlock) -> None:
 
 def _market(settings: config.Settings, events: Events, venues: VenueTable) -> Market:
     market = markets.build(events, venues, round(settings.max_quote_age_s * 1e9))
-    latencies_ms = config.latencies_ms(settings.latency_ms)
-    latency_ns = [round(latencies_ms.get(name, latencies_ms[""]) * 1e6) for name in market.venue_names]
-    return replace(market, latency_ns=np.array(latency_ns, np.int64))
+    return days.delayed(market, config.latencies_ms(settings.latency_ms))
 
 
 def _order(settings: config.Settings, market: Market, *, still_coming: bool = False) -> Order:
+    window = markets.order_window(
+        market, settings.start_time, settings.end_time, settings.time_zone, still_coming=still_coming
+    )
+    return _order_in(settings, window)
+
+
+def _order_in(settings: config.Settings, window: Window) -> Order:
     return Order(
         size=settings.order_size,
-        window=markets.order_window(
-            market, settings.start_time, settings.end_time, settings.time_zone, still_coming=still_coming
-        ),
+        window=window,
         slice_ns=round(settings.slice_s * 1e9),
         volume=settings.volume,
         penalty_px=None if settings.deadline_penalty == "spread" else float(settings.deadline_penalty),
@@ -271,18 +276,22 @@ def _evaluation(settings: config.Settings, market: Market, order: Order, day: st
     """The walk-forward evaluation of the day, unless it is switched off."""
     if settings.evaluate == "off":
         return None
-    protocol = evaluation.Protocol(
+    protocol = _protocol(settings)
+    with utils.progress(evaluation.steps(market, order, protocol), "replay", "evaluating") as bar:
+        result = evaluation.replay_day(
+            market, order, settings.policy, settings.param_grid, protocol, day=day, tick=bar.update
+        )
+    return evaluation.section([result], settings.policy, settings.param_grid, protocol)
+
+
+def _protocol(settings: config.Settings) -> evaluation.Protocol:
+    return evaluation.Protocol(
         window_s=settings.evaluation_window_s,
         stride_s=settings.evaluation_stride_s,
         skip_s=settings.evaluation_skip_s,
         resamples=settings.resamples,
         seed=settings.seed,
     )
-    with utils.progress(evaluation.steps(market, order, protocol), "replay", "evaluating") as bar:
-        result = evaluation.replay_day(
-            market, order, settings.policy, settings.param_grid, protocol, day=day, tick=bar.update
-        )
-    return evaluation.section([result], settings.policy, settings.param_grid, protocol)
 
 
 def report(settings: config.Settings, venues: VenueTable, source: Source) -> None:
@@ -326,8 +335,8 @@ def _write(settings: config.Settings, source: Source, output: dict, result: Expe
         simulated=output["data"]["simulated"],
         time_zone=settings.time_zone,
     )
-    overview = plot.results_figure(result, market, picture)
-    savings = plot.savings_figure(result, market, picture)
+    overview = plot.results_figure(result, market, picture, output["evaluation"])
+    savings = plot.savings_figure(result, market, picture, output["evaluation"])
     for figure, name in ((overview, "results.png"), (overview, "results.pdf"), (savings, "savings_plot.png")):
         with utils.atomic(folder / name) as temporary, open(temporary, "wb") as file:
             plot.save(figure, file, name.rpartition(".")[2])
@@ -445,6 +454,60 @@ def _claim(evaluated: dict) -> str:
 
 def _bps(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
+
+
+# --- many days ----------------------------------------------------------------------------------------------------------
+
+
+def many_days(settings: config.Settings, venues: VenueTable) -> int:
+    """Evaluate every file that --days finds, pool them, write output.json and print the table."""
+    timer = utils.Timer()
+    files = days.find(settings.days)
+    plan = _plan(settings, venues)
+    with utils.progress(len(files), "file", "evaluating") as bar:
+
+        def finished(day: days.Day) -> None:
+            bar.update()
+            if day.why_not:
+                bar.write(f"warning: set aside: {day.why_not}", file=sys.stderr)
+
+        found = days.run(files, plan, settings.dask, finished)
+    publisher_ids = sorted({each for day in found for each in day.publisher_ids})
+    output = {
+        "evaluation": days.section(found, plan),
+        "data": {**days.data_section(found), "venues": [_venue_section(venues, each) for each in publisher_ids]},
+        "settings": _result_settings(settings),
+        "run": {
+            "transport": "files",
+            "dask": settings.dask or None,
+            "wall_s": round(timer.seconds, 3),
+            "task_cpu_s": days.cpu_s(found),
+            "versions": _versions(),
+        },
+    }
+    utils.write_atomic(Path(settings.out_path) / "output.json", utils.json_text(output))
+    print(days.table(output))
+    for warning in days.warnings(found):
+        cli.say(f"warning: {warning}")
+    return 0
+
+
+def _plan(settings: config.Settings, venues: VenueTable) -> days.Plan:
+    return days.Plan(
+        venues=venues,
+        max_disorder_ns=round(settings.max_disorder_s * 1e9),
+        max_quote_age_ns=round(settings.max_quote_age_s * 1e9),
+        strict=settings.strict,
+        symbol=settings.symbol,
+        latency_ms=config.latencies_ms(settings.latency_ms),
+        start_time=settings.start_time,
+        end_time=settings.end_time,
+        time_zone=settings.time_zone,
+        order=_order_in(settings, Window(0, 0)),
+        policy=settings.policy,
+        triples=settings.param_grid,
+        protocol=_protocol(settings),
+    )
 
 
 if __name__ == "__main__":

@@ -64,6 +64,10 @@ LATENCY: Check = (
     "a number below 60000, then any VENUE=number separated by commas",
 )
 GROUP: Check = (lambda value: 0 < len(value) <= 200, "1 to 200 characters")
+DASK: Check = (
+    lambda value: re.fullmatch(r"|local|(tcp|tls)://([^\s:/\[\]]+|\[[^\s\]]+\]):\d{1,5}", value) is not None,
+    "local, or tcp://HOST:PORT of a Dask scheduler",
+)
 RUN_ID: Check = (lambda value: re.fullmatch(r"[A-Za-z0-9-]{0,64}", value) is not None, "up to 64 of A-Z a-z 0-9 -")
 
 
@@ -215,6 +219,13 @@ class Settings:
     rejects: str = setting("", "", "CSV file that keeps the rows set aside", ANY, BOTH)
     explain: str = setting("", "", "file that gets the life of every child order of `optimized`", ANY, BACKTEST)
     show: bool = setting(False, "", "print what is sent or read: first rows, or each batch of quotes", ON_OFF, BOTH)
+    days: str = setting(
+        "", "", "evaluate every file this pattern (in quotes) finds, and pool them: 'days/*.csv.gz'", ANY, BACKTEST
+    )
+    dask: str = setting(
+        "", "", "where --days runs: local (a process per core) or a scheduler's tcp://HOST:PORT; empty: here", DASK,
+        BACKTEST,
+    )  # fmt: skip
 
     @property
     def param_grid(self) -> tuple[tuple[float, float, float], ...]:
@@ -347,7 +358,21 @@ def _consistent(parser: argparse.ArgumentParser, settings: Settings) -> Settings
         path = getattr(settings, name)
         if path and any(map(_same_file(path), (settings.csv_path, settings.offline_csv))):
             parser.error(f"{name} is {path!r}; it must not be the market data themselves")
+    _consistent_days(parser, settings)
     return settings
+
+
+def _consistent_days(parser: argparse.ArgumentParser, settings: Settings) -> None:
+    if settings.dask and not settings.days:
+        parser.error(f"dask is {settings.dask!r}; it says where --days runs, which is not given")
+    one_run = ("offline_csv", "replay", "run_id", "allow_partial", "rejects", "explain", "show")
+    given = [field for field in dataclasses.fields(settings) if field.name in one_run and getattr(settings, field.name)]
+    if settings.days and given:
+        parser.error(
+            f"{', '.join(map(flag_name, given))} must not be given with --days, which takes many files as they are"
+        )
+    if settings.days and settings.evaluate == "off":
+        parser.error("evaluate is 'off'; with --days it must be on: the evaluation is all there is")
 
 
 def _same_file(path: str) -> Callable[[str], bool]:

@@ -111,7 +111,7 @@ class Day:
 
     def _answer(self, market: Market, usable: np.ndarray, schedule: Schedule) -> np.ndarray:
         taken = take(
-            market.updates, usable, market.fees_e6, self.window, schedule, Terminal(0, 0), sweep=False, record=False
+            market.updates, usable, market.fees_e6, self.window, schedule, Terminal(0), sweep=False, record=False
         )
         return np.array([taken.cash_e6, taken.fees_e6, taken.filled_sz])
 

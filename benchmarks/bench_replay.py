@@ -48,7 +48,7 @@ class Day:
 
     def take(self, schedule: Schedule) -> Taken:
         day = self.market
-        terminal = Terminal(0, 0)
+        terminal = Terminal(0)
         return take(day.updates, day.usable, day.fees_e6, self.window, schedule, terminal, sweep=False, record=False)
 
 

@@ -30,13 +30,13 @@ def clairvoyant(
     Returns
     -------
     cost_e6 : int
-        Micro-dollars, fees included. Leaving a share to the lowest terminal price there is, the best ask at the end plus
-        the penalty, is allowed where that is cheaper, as it is for every policy.
+        Micro-dollars, fees included. Leaving a share to the terminal price is allowed where that is cheaper, as it is
+        for every policy.
     filled_sz : int
         Shares bought on the book.
     """
     cost_e6, capacity_sz = _capacities(updates, fees_e6, window, rule)
-    terminal_e6 = terminal.fallback_e6 + terminal.penalty_e6
+    terminal_e6 = terminal.missing_e6
     cheapest = np.argsort(cost_e6, kind="stable")
     cost_e6, capacity_sz = cost_e6[cheapest], capacity_sz[cheapest] * (cost_e6[cheapest] < terminal_e6)
     before_sz = np.cumsum(capacity_sz) - capacity_sz

@@ -35,21 +35,18 @@ from sor.orders import (
 from sor.queue import on_print, on_quote
 from sor.replay import (
     CASH,
-    DEAREST,
     FEES,
-    NOTHING,
     PX,
     SZ,
     TOUCHED,
     apply_quotes,
     cross,
     cross_lanes,
-    priced_charge_e6,
     sort_candidates,
 )
 
 NEVER = 2**62
-REBATES, PASSIVE = 3, 4  # rows of `paid` beyond those of sor.replay
+REBATES, PASSIVE = 2, 3  # rows of `paid` beyond those of sor.replay
 BID, BID_SZ = 0, 1
 _SLICE, _KIND, _VENUE, _PX, _SZ, _SENT, _ARRIVED, _ENDED, _AHEAD, _AHEAD_END, _FILLED, _END = range(12)
 
@@ -89,7 +86,7 @@ class _State(NamedTuple):
     cancel_ns: np.ndarray  # (P,) when the lane decided to cancel the orders of this slice
     due_sz: np.ndarray  # (P,) shares that complete this slice
     bought: np.ndarray  # (P,)
-    paid: np.ndarray  # (5, P)
+    paid: np.ndarray  # (4, P)
     child_of_limit: np.ndarray  # (K,) row of lane 0's resting order, -1: none
     child_of_take: np.ndarray  # (K,)
 
@@ -187,7 +184,7 @@ class Execution:
             passive_sz=state.paid[PASSIVE],
             swept_sz=np.maximum(size - filled_sz, 0) - missing_sz,
             priced_sz=priced_sz,
-            priced_e6=priced_charge_e6(priced_sz, state.paid[DEAREST], terminal),
+            priced_e6=priced_sz * terminal.missing_e6,
             surplus_sz=surplus_sz,
             surplus_e6=surplus_sz * terminal.surplus_e6,
             posted_sz=self.posted_sz,
@@ -215,8 +212,6 @@ def _fresh(market: Market, start_ns: int, lanes: int) -> _State:
     def zeros(*shape: int, dtype: type = np.int64, fill: int = 0) -> np.ndarray:
         return np.full(shape, fill, dtype)
 
-    paid = zeros(5, lanes)
-    paid[DEAREST] = NOTHING
     return _State(
         cursor=np.array([batches, prints, 0, 0]),
         moment=np.array([0, start_ns, 0]),
@@ -237,7 +232,7 @@ def _fresh(market: Market, start_ns: int, lanes: int) -> _State:
         cancel_ns=zeros(lanes, fill=NEVER),
         due_sz=zeros(lanes),
         bought=zeros(lanes),
-        paid=paid,
+        paid=zeros(4, lanes),
         child_of_limit=zeros(venues, fill=-1),
         child_of_take=zeros(venues, fill=-1),
     )
@@ -379,7 +374,7 @@ def _decide_take(now_ns, want_sz, rules, s, fills, children):  # pragma: no cove
     """Split what every lane wants over the venues, on the book of now; what needs no time arrives at once."""
     book, taken, open_sz = s.book.copy(), s.taken.copy(), want_sz.copy()
     order = np.empty(book.shape[1], np.int64)
-    paid = np.zeros((3, len(open_sz)), np.int64)
+    paid = np.zeros((2, len(open_sz)), np.int64)
     nothing = np.empty((0, 4), np.int64)
     candidates, _ = sort_candidates(s.book, rules.fees_e6, order)
     ranked = order[:candidates].copy()

@@ -200,6 +200,9 @@ def rows_after_the_day(market: Market, window: Window, time_zone: str) -> int:
 def terminal(market: Market, window: Window, penalty_px: float | None) -> Terminal:
     """What a share costs that is nowhere on the book at the window's end, and what one bought too many brings.
 
+    The first is the dearest ask plus fee of the last usable book by then plus the penalty, the second its best bid less the
+    dearest taker fee.
+
     Parameters
     ----------
     penalty_px : float or None
@@ -213,11 +216,13 @@ def terminal(market: Market, window: Window, penalty_px: float | None) -> Termin
     usable = _last_usable(market, window.end_ns)
     px_e4, _ = asks_after(market.updates, usable + 1)
     shown = px_e4 > 0
-    cheapest_e6 = (px_e4[shown].astype(np.int64) * 100 + market.fees_e6[shown]).min()
+    dearest_e6 = int((px_e4[shown].astype(np.int64) * 100 + market.fees_e6[shown]).max())
     bid_px_e4, ask_px_e4 = int(market.nbbo.bid_px_e4[usable]), int(market.nbbo.ask_px_e4[usable])
     penalty = (ask_px_e4 - bid_px_e4) / 10_000 if penalty_px is None else penalty_px
-    surplus_e6 = bid_px_e4 * 100 - int(market.fees_e6[market.routable].max())
-    return Terminal(fallback_e6=int(cheapest_e6), penalty_e6=round(penalty * 1e6), surplus_e6=surplus_e6)
+    return Terminal(
+        missing_e6=dearest_e6 + round(penalty * 1e6),
+        surplus_e6=bid_px_e4 * 100 - int(market.fees_e6[market.routable].max()),
+    )
 
 
 def _last_usable(market: Market, at_ns: int) -> int:

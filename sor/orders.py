@@ -68,13 +68,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Terminal:
-    """Price of a share still missing after the deadline sweep: the dearest ask plus fee taken there, plus a penalty.
+    """What a share costs that the deadline sweep did not find, and what one bought too many brings; micro-dollars.
 
-    Where the sweep took nothing, `fallback_e6` stands for the dearest. A share bought too many brings `surplus_e6`.
+    The same for every strategy, whatever it took before: totals of orders that exceed the book stay comparable.
     """
 
-    fallback_e6: int  # micro-dollars per share
-    penalty_e6: int
+    missing_e6: int
     surplus_e6: int = 0
 
 

@@ -106,17 +106,12 @@ def take(
         posted_sz=none,
         swept_sz=open_sz - missing_sz,
         priced_sz=priced_sz,
-        priced_e6=priced_charge_e6(priced_sz, paid[DEAREST], terminal),
+        priced_e6=priced_sz * terminal.missing_e6,
         surplus_sz=none,
         surplus_e6=none,
         fills=_named_fills(fills[:used], updates, window, schedule),
         children=np.empty(0, CHILD_DTYPE),
     )
-
-
-def priced_charge_e6(priced_sz: np.ndarray, dearest_e6: np.ndarray, terminal: Terminal) -> np.ndarray:
-    """What shares cost that the deadline sweep did not find, given the dearest it took, or NOTHING."""
-    return priced_sz * (np.where(dearest_e6 > NOTHING, dearest_e6, terminal.fallback_e6) + terminal.penalty_e6)
 
 
 def _named_fills(fills: np.ndarray, updates: QuoteUpdates, window: Window, schedule: Schedule) -> np.ndarray:
@@ -134,9 +129,8 @@ def _named_fills(fills: np.ndarray, updates: QuoteUpdates, window: Window, sched
 
 # Rows of the kernel's book (4, K): ask in 1e-4 USD; shares shown; some lane has taken; every lane has taken all.
 PX, SZ, TOUCHED, SPENT = 0, 1, 2, 3
-# Rows of what a lane has paid (3, P): cash in 1e-4 USD; fees in micro-dollars; dearest ask plus fee of the deadline sweep.
-CASH, FEES, DEAREST = 0, 1, 2
-NOTHING = -(2**62)  # the dearest of no fill; a cheap share of a venue that pays the taker may cost less than 0
+# Rows of what a lane has paid (2, P): cash in 1e-4 USD; fees in micro-dollars.
+CASH, FEES = 0, 1
 
 
 @njit(cache=True)
@@ -151,7 +145,7 @@ def _take(
     taken = np.zeros((len(fees_e6), lanes), np.int32)
     order = np.empty(len(fees_e6), np.int64)
     open_sz = np.zeros(lanes, np.int32)  # released and not filled
-    paid = np.zeros((3, lanes), np.int64)
+    paid = np.zeros((2, lanes), np.int64)
     fills = np.empty((capacity, 4), np.int64)
     used, b = 0, start
     for j in range(releases + 1):
@@ -167,7 +161,6 @@ def _take(
             if b > 0 and usable[b - 1]:
                 used = cross(book, fees_e6, taken, order, open_sz, paid, best_only, lot_sz, -1 - j, fills, used)
     missing_sz = open_sz.copy()
-    paid[DEAREST] = NOTHING
     if sweep and b > 0 and usable[b - 1]:
         used = cross_lanes(book, fees_e6, taken, order, missing_sz, paid, False, 1, -1 - releases, fills, used)
     return paid, open_sz, missing_sz, fills, used
@@ -250,7 +243,6 @@ def _cross_lane(
         open_sz[p] -= got
         paid[CASH, p] += np.int64(got) * np.int64(book[PX, v])
         paid[FEES, p] += np.int64(got) * np.int64(fees_e6[v])
-        paid[DEAREST, p] = cost_e6
         book[TOUCHED, v] = 1
         if p == 0:
             used = _record(fills, used, at, v, book[PX, v], got)

@@ -220,14 +220,11 @@ class PlainReplay:
         self.result.fees_e6 += sz * self.fees_e6[v]
 
     def complete(self, end_ns: int, terminal: Terminal) -> None:
-        before = len(self.result.fills)
         self.result.swept_sz = self.open_sz
         self.cross(end_ns, sweep=True)
         self.result.swept_sz -= self.open_sz
-        swept = self.result.fills[before:]
-        dearest = max((fill.px_e4 * 100 + self.fees_e6[fill.venue] for fill in swept), default=terminal.fallback_e6)
         self.result.priced_sz = self.open_sz
-        self.result.priced_e6 = self.open_sz * (dearest + terminal.penalty_e6)
+        self.result.priced_e6 = self.open_sz * terminal.missing_e6
 
 
 def plain_take(

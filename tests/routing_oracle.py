@@ -345,10 +345,9 @@ class Slice:
 
 @dataclass(frozen=True)
 class Terminal:
-    """Micro-dollars per share at the deadline: of what is missing if the sweep takes nothing, on top of it, of a surplus."""
+    """Micro-dollars per share at the deadline: of what the sweep does not find, and of a surplus."""
 
-    fallback_e6: int
-    penalty_e6: int
+    missing_e6: int
     surplus_e6: int
 
 
@@ -360,8 +359,8 @@ def terminal(day: Day, end_ns: int, penalty_e6: int | None = None) -> Terminal:
     spread_e6 = (best_ask_e4(book) - best_bid_e4(book)) * 100
     dearest_fee_e6 = max(fee for fee, routable in zip(day.fees_e6, day.routable, strict=True) if routable)
     return Terminal(
-        fallback_e6=min(cost_e6(day, book[venue]) for venue in by_cost(day, book)),
-        penalty_e6=spread_e6 if penalty_e6 is None else penalty_e6,
+        missing_e6=max(cost_e6(day, book[venue]) for venue in by_cost(day, book))
+        + (spread_e6 if penalty_e6 is None else penalty_e6),
         surplus_e6=best_bid_e4(book) * 100 - dearest_fee_e6,
     )
 
@@ -536,16 +535,14 @@ class Lane:
         missing_sz = max(size - self.result.bought_sz, 0)
         self.result.surplus_sz = max(self.result.bought_sz - size, 0)
         self.result.surplus_e6 = self.result.surplus_sz * at_end.surplus_e6
-        dearest_e6 = at_end.fallback_e6
         for venue, sz in self.plan(missing_sz) if is_usable(self.book) else []:
             quote = self.book[venue]
             child = Child(-1, venue, "deadline", quote.ask_px_e4, sz, end_ns, end_ns, outcome="filled")
             self.result.children.append(child)
             self._pay_taker(child, end_ns, sz, "deadline")
             self.result.swept_sz += sz
-            dearest_e6 = cost_e6(self.day, quote)
         self.result.priced_sz = missing_sz - self.result.swept_sz
-        self.result.priced_e6 = self.result.priced_sz * (dearest_e6 + at_end.penalty_e6)
+        self.result.priced_e6 = self.result.priced_sz * at_end.missing_e6
 
 
 def _close(child: Child, end_ns: int) -> None:

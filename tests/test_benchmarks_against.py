@@ -23,7 +23,7 @@ def answers(rows: list[Row], schedule: Schedule) -> dict[str, list[list[int]]]:
     known = (venues.routable(day.publisher_ids), venues.fees_e6(day.publisher_ids), schedule)
     market = markets.build(day, venues)
     window = Window(int(schedule.clock_ns[0]), int(day.ts_ns.max()) + 1)
-    ours = take(market.updates, market.usable, market.fees_e6, window, schedule, Terminal(0, 0), sweep=False)
+    ours = take(market.updates, market.usable, market.fees_e6, window, schedule, Terminal(0), sweep=False)
     found = {
         "ours": np.array([ours.cash_e6, ours.fees_e6, ours.filled_sz]),
         "plain": plain(plain_rows(day), *known),

@@ -318,7 +318,7 @@ def single(book: Snapshots, at_ns: int) -> Taken:
     schedule = Schedule(np.array([at_ns]), np.array([[5000]]), persistent=True, best_only=True)
     until = Window(at_ns, int(book.updates.ts_ns[-1]))
     free = np.zeros(book.updates.venues, np.int64)
-    return take(book.updates, book.best.usable, free, until, schedule, Terminal(0, 0), rule=RESET, sweep=False)
+    return take(book.updates, book.best.usable, free, until, schedule, Terminal(0), rule=RESET, sweep=False)
 
 
 def sweep(book: Snapshots, at_ns: int) -> np.ndarray:

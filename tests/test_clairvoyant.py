@@ -19,7 +19,7 @@ from tests.helpers import RULES, Row, ask, clear, events, market, plain_batches,
 from tests.test_policies import FEES_E6, random_order
 
 SEEDS = st.integers(0, 2**32 - 1)
-DEAR = Terminal(fallback_e6=99_000_000, penalty_e6=1_000_000)
+DEAR = Terminal(missing_e6=100_000_000)
 
 
 def floor(day: Market, when: Window, size: int, rule: int = SHADOW, terminal: Terminal = DEAR) -> tuple[float, int]:
@@ -59,7 +59,7 @@ def test_quotes_carried_into_the_window_count_once_and_those_after_it_do_not():
 
 def test_share_is_left_to_the_terminal_price_where_that_is_cheaper():
     day = market(ask(0, 2, 10.0, 100), ask(1, 3, 10.3, 100))
-    assert floor(day, window(0, 9), 200, terminal=Terminal(10_100_000, 100_000)) == (100 * 10.0 + 100 * 10.2, 100)
+    assert floor(day, window(0, 9), 200, terminal=Terminal(10_200_000)) == (100 * 10.0 + 100 * 10.2, 100)
 
 
 def test_nothing_to_buy_costs_nothing():
@@ -94,8 +94,7 @@ def cheapest_by_trying_all(rows: list[Row], fees_e6: dict[int, int], when: Windo
         states = best(((n, updated(t, old, quotes, batch, rule)), cost) for (n, t), cost in states.items())
         if i + 1 == len(batches) or batches[i + 1][0] > when.start_ns:
             states = best(step for state, cost in states.items() for step in takes(state, cost, quotes, fees, size))
-    terminal_e6 = DEAR.fallback_e6 + DEAR.penalty_e6
-    return min(cost + (size - n) * terminal_e6 for (n, _), cost in states.items())
+    return min(cost + (size - n) * DEAR.missing_e6 for (n, _), cost in states.items())
 
 
 def updated(taken, old, quotes, batch, rule):

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OURS = ("sor", "allocator", "config", "utils", "broker", "kafka_producer", "backtest", "benchmarks")
-EDGES = {"feed", "stream", "plot", "synthetic", "cli"}  # modules of sor that may touch the world
+EDGES = {"feed", "stream", "plot", "synthetic", "cli", "days"}  # modules of sor that may touch the world
 MAY_IMPORT = {
     "sor": {"sor", "allocator"},
     "allocator": {"sor.errors"},
@@ -58,6 +58,8 @@ def test_imports_follow_the_layout(path: Path) -> None:
         assert not any(allowed(name, {"kafka"}) for name in names)
     if path != ROOT / "sor" / "plot.py":
         assert not any(allowed(name, {"matplotlib"}) for name in names)
+    if path != ROOT / "sor" / "days.py":
+        assert not any(allowed(name, {"dask", "distributed"}) for name in names)
 
 
 def is_pure(path: Path) -> bool:

@@ -139,13 +139,13 @@ def test_terminal_price_is_the_cheapest_ask_with_its_fee_and_the_spread():
     rows = [quote(0, 2, 9.99, 1, 10.02, 1), quote(0, 3, 9.98, 1, 10.01, 1), ask(8, 2, 1.0, 1)]
     day = market(*rows, fees_e6={2: 0, 3: 20_000})
     # 10.02 is cheaper than 10.01 + 0.02; the spread is 10.01 - 9.99
-    assert markets.terminal(day, window(0, 5), None) == Terminal(10_020_000, 20_000, 9_970_000)
-    assert markets.terminal(day, window(0, 5), 0.5) == Terminal(10_020_000, 500_000, 9_970_000)
+    assert markets.terminal(day, window(0, 5), None) == Terminal(10_050_000, 9_970_000)
+    assert markets.terminal(day, window(0, 5), 0.5) == Terminal(10_530_000, 9_970_000)
 
 
 def test_terminal_price_is_of_the_last_book_that_could_be_traded():
     day = market(quote(0, 2, 9.99, 1, 10.02, 1), quote(3, 3, 10.5, 1, 10.6, 1))
-    assert markets.terminal(day, window(0, 5), None) == Terminal(10_020_000, 30_000, 9_990_000)
+    assert markets.terminal(day, window(0, 5), None) == Terminal(10_050_000, 9_990_000)
 
 
 def test_terminal_price_before_any_book_is_refused():

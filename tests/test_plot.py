@@ -21,20 +21,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from sor import evaluation, plot
 from sor import experiment as experiments
-from sor import plot
 from sor.errors import ReplayError
 from sor.experiment import Experiment
 from sor.market import Market, order_window
-from sor.plot import MINUS, Source
-from sor.policies import Order
-from sor.replay import Window
-from tests.helpers import Row, market, ns, quote, random_rows, window
+from sor.orders import DEADLINE, FILL_DTYPE, LIMIT, TAKE, Order, Window
+from sor.plot import FLOOR_LOOK, IN_SAMPLE_LOOK, LOOKS, MINUS, Mark, Source
+from tests.helpers import Row, market, ns, quote, random_rows, trade, window
 
 NEW_YORK = "America/New_York"
 TRIPLES = ((0.01, 0.02, 0.0), (0.03, 0.05, 0.0005))
 SOURCE = Source("day.csv", "ABC", simulated=False, time_zone=NEW_YORK)
-PANELS = 4
+ORDER_PANELS, WINDOW_PANELS = 4, 3
+NOTE = "intervals are of this sample of days"
 
 
 def bought(day: Market, size: int, end_s: float = 600, slice_s: float = 300, policy: str = "allocate") -> Experiment:
@@ -74,6 +74,64 @@ def done_after(at_s: float, end_s: float) -> Market:
     return market(*(quote(at, venue, 9.99, 100, 10.01, 100) for venue, at in ((2, 0), (3, at_s), (2, end_s))))
 
 
+def many_windows() -> tuple[Market, Order, dict[str, object]]:
+    """Half an hour of two venues whose quotes come back every 20 s, prints on one, and its evaluation in 28 windows of 60 s."""
+    rows = []
+    for at in range(0, 1801, 20):
+        px = 10 + 0.01 * (at // 20 % 3)
+        rows += [quote(at, 2, px - 0.01, 300, px, 300), quote(at, 3, px - 0.01, 300, px + 0.01, 400)]
+        rows.append(trade(at + 5, 2, 200))
+    day = market(*rows)
+    order = Order(500, window(0, 1800), 20 * 10**9)
+    protocol = evaluation.Protocol(window_s=60, stride_s=60, skip_s=60, resamples=50)
+    result = evaluation.replay_day(day, order, "router", TRIPLES, protocol, day="2024-08-05")
+    return day, order, evaluation.section([result], "router", TRIPLES, protocol)
+
+
+def arm(bps: float, half: float | None = 1.0) -> dict[str, object]:
+    """A measure with a 95 % interval of `half` to both sides and a 99 % one twice as wide."""
+    ends = None if half is None else ([bps - half, bps + half], [bps - 2 * half, bps + 2 * half])
+    return {"shortfall_bps": bps, "saved_bps": bps, "ci95": ends and ends[0], "ci99": ends and ends[1]}
+
+
+def evaluated(
+    policy: str = "allocate", windows: int = 31, *, half: float | None = 1.0, far_bps: float = 60.0, days: int = 1
+) -> dict[str, object]:
+    """An `evaluation` of output.json, worked by hand: what the figure reads of it. limit_only costs `far_bps`."""
+    others = {"best_ask": 3.0, "twap": 4.0, "vwap": 5.0, "equal": 4.5, "limit_only": far_bps, "allocate": 3.5}
+    savings = {name: arm(bps - 3.5, half) for name, bps in others.items()}
+    varied = {"savings": {name: arm(others[name] - 4, half) for name in ("best_ask", "twap", "vwap")}}
+    return {
+        "policy": policy,
+        "order_size": 5000,
+        "days": days,
+        "windows": windows + 6,
+        "scored_windows": windows,
+        "protocol": {"window_s": 600.0, "resamples": 2000, "block_windows": 4},
+        "walk_forward": {**arm(3.5, half), "savings": savings},
+        "in_sample": {"savings": {name: arm(others[name] - 3.25, half) for name in others}},
+        "strategies": {**{name: arm(bps, half) for name, bps in others.items()}, "clairvoyant": arm(-2.5, half)},
+        "sensitivity": {"latency_ms": dict.fromkeys(("0", "1", "5", "20"), varied)},
+        "fill_models": dict.fromkeys(("risk_averse", "optimistic_cancels", "reset"), varied),
+        "note": NOTE if half is not None else f"too few windows for an interval: {windows}, at least 20 are needed",
+    }
+
+
+def unscored() -> dict[str, object]:
+    """An evaluation of a file that is too short for a window."""
+    found = evaluated(windows=0, half=None)
+    return {**found, "windows": 0, "walk_forward": {"shortfall_bps": None, "ci95": None, "savings": {}}}
+
+
+def row_labels(ax: Axes) -> list[str]:
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def words(figure: Figure) -> str:
+    """All that is written, on one line."""
+    return " ".join(" ".join(texts(figure)).split())
+
+
 def texts(figure: Figure) -> list[str]:
     """Everything that is written in the figure, once it is drawn."""
     FigureCanvasAgg(figure).draw()
@@ -100,6 +158,86 @@ def test_running_cost_is_cash_and_fees_less_arrival_mid_of_the_shares_bought_so_
     np.testing.assert_allclose(best_ask.cost_usd, [0, 1.3, -7.4, -7.4])  # 100 x (-0.09 + 0.003) at 100 s
     np.testing.assert_allclose(best_ask.cost_s, [0, 0, 100, 600])
     assert best_ask.px.tolist() == [10.01, 9.91]
+
+
+def test_running_cost_of_a_passive_fill_has_its_rebate_and_no_fee():
+    result = bought(falling(), 200)
+    fills = np.array([(ns(1), 0, 99_900, 100, LIMIT), (ns(2), 1, 100_300, 100, TAKE)], FILL_DTYPE)
+    result = replace(result, taken={"allocate": replace(result.taken["allocate"], fills=fills)})
+    day = replace(falling(), rebates_e6=np.array([2000, 0]))
+    [trace] = plot.traces(result, day)
+    np.testing.assert_allclose(trace.cost_usd[:-1], [0, -1.2, 1.8])  # 100 x (-0.01 - 0.002), 100 x 0.03
+
+
+def test_all_is_bought_at_the_fill_that_completes_the_order_though_more_follow():
+    result = bought(falling(), 200)
+    fills = np.array([(ns(at), 0, 99_900, 100, LIMIT) for at in (1, 2, 3)], FILL_DTYPE)
+    result = replace(result, taken={"allocate": replace(result.taken["allocate"], fills=fills)})
+    [trace] = plot.traces(result, falling())
+    assert trace.cost_s[trace.done] == 2
+
+
+def test_shares_by_venue_add_up_by_kind_with_feeds_of_one_name_together():
+    rows = [(0, 0, 1, 100, TAKE), (0, 1, 1, 30, LIMIT), (0, 2, 1, 50, LIMIT), (0, 2, 1, 7, DEADLINE)]
+    shares = plot.shares_by_venue(np.array(rows, FILL_DTYPE), ("A", "B", "A", "none"))
+    assert {name: sz.tolist() for name, sz in shares.items()} == {"A": [100, 50, 7], "B": [0, 30, 0]}
+    assert list(shares) == ["A", "B"]
+
+
+def test_venues_beyond_the_rows_of_the_panel_are_added_up():
+    fills = np.array([(0, venue, 1, 100 - venue, TAKE) for venue in range(15)], FILL_DTYPE)
+    shares = plot.shares_by_venue(fills, [f"V{venue:02}" for venue in range(15)])
+    assert list(shares)[-2:] == ["V10", "4 others"]
+    assert (len(shares), shares["4 others"].tolist()) == (12, [89 + 88 + 87 + 86, 0, 0])
+
+
+def test_axis_of_bps_leaves_a_far_interval_out_and_holds_zero_and_what_it_must():
+    near = [(-1.0, 2.0), (0.5, 1.0), (0.0, 1.5)]
+    assert plot.near_ends([*near, (40.0, 80.0)]) == pytest.approx((-1.18, 2.18))
+    assert plot.near_ends([*near, (40.0, 80.0)], far=100) == pytest.approx((-5.86, 84.86))
+    assert plot.near_ends([*near, (40.0, 80.0)], always=(-8,)) == pytest.approx((-8.6, 2.6))
+    assert plot.near_ends([(40.0, 80.0)] * 3) == pytest.approx((-4.8, 84.8))  # all far: none is
+    assert plot.near_ends([(0.0, 0.0)] * 3) == plot.near_ends([]) == (-1, 1)
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)).map(lambda ends: tuple(sorted(ends)))))
+def test_axis_of_bps_shows_zero_and_at_least_half_of_the_spans_whole(spans: list[tuple[float, float]]):
+    low, high = plot.near_ends(spans)
+    assert low <= 0 <= high
+    assert 2 * sum(low <= a and b <= high for a, b in spans) >= len(spans)
+
+
+def test_interval_beyond_the_axis_is_written_at_the_end_it_leaves_by():
+    look = LOOKS[0]
+    assert plot.far_text(Mark(60, [40.04, 80], [30, 90], look), -1, 5, 1) == "+40.0 to +80.0"
+    assert plot.far_text(Mark(60, [-40, 800], [-50, 900], look), -1, 5, 0) == ""  # written at the upper end
+    assert plot.far_text(Mark(2, [-40, 800], [-50, 900], look), -1, 5, 0) == f"{MINUS}40.0"
+    assert plot.far_text(Mark(2, [-40, 800], [-50, 900], look), -1, 5, 1) == "+800"
+    assert plot.far_text(Mark(2, [0, 3], [-50, 9], look), -1, 5, 1) == ""  # only the thin line goes on
+    assert plot.far_text(Mark(60, None, None, look), -1, 5, 1) == ""  # its value stands beside the panel
+
+
+def test_measures_have_fewer_decimals_the_larger_they_are():
+    assert [plot.bps_text(bps) for bps in (-0.054, 99.9, 998.62, 1155.67)] == [
+        f"{MINUS}0.05",
+        "+99.90",
+        "+998.6",
+        "+1,156",
+    ]
+
+
+def test_rows_of_the_evaluation_leave_the_policy_out_of_its_own_baselines():
+    found = evaluated("twap")
+    looks = dict.fromkeys((*found["strategies"], "twap"), LOOKS[0])
+    assert [row.label for row in plot.shortfall_rows(found, looks)] == [
+        *("twap", "best_ask", "vwap", "equal", "limit_only", "allocate"),
+        "clairvoyant",
+    ]
+    saved = plot.savings_rows(found, looks)
+    assert [row.label for row in saved] == ["vs best_ask", "vs vwap", "vs equal", "vs limit_only", "vs allocate"]
+    assert [mark.bps for mark in saved[1].marks] == [1.5, 1.75]  # 5.0 less 3.5 walk-forward, less 3.25 in-sample
+    assert [mark.look for mark in saved[1].marks] == [LOOKS[0], IN_SAMPLE_LOOK]
+    assert (plot.compared("twap"), plot.compared("router")) == (("best_ask", "vwap"), ("twap", "best_ask"))
 
 
 def test_running_cost_ends_at_the_total_with_shares_that_were_nowhere_on_the_book():
@@ -189,12 +327,19 @@ def test_window_is_written_on_the_clock_of_the_exchange():
 def test_every_panel_has_a_title_and_units():
     figure = plot.results_figure(bought(falling(), 200), falling(), SOURCE)
     titled = [ax for ax in figure.axes if ax.get_title(loc="left")]
-    assert len(titled) == PANELS
-    assert axes_titled(figure, "Cumulative execution cost").get_ylabel() == "USD, taker fees included"
+    assert len(titled) == ORDER_PANELS
+    assert axes_titled(figure, "Cumulative execution cost").get_ylabel() == "USD, fees and rebates included"
     assert axes_titled(figure, "NBBO and fills").get_ylabel() == "USD per share, without fees"
     for start in ("Cumulative", "NBBO"):
         assert axes_titled(figure, start).get_xlabel() == "whole window: America/New_York time"
-    for start in ("Total cost", "Savings of allocate"):
+    assert axes_titled(figure, "Total cost").get_xlabel().startswith("bps of arrival mid")
+    assert axes_titled(figure, "Where the shares of allocate went").get_xlabel() == "shares bought"
+
+
+def test_every_panel_of_the_evaluation_has_a_title_and_units():
+    figure = plot.results_figure(bought(falling(), 200), falling(), SOURCE, evaluated())
+    assert len([ax for ax in figure.axes if ax.get_title(loc="left")]) == ORDER_PANELS + WINDOW_PANELS
+    for start in ("Shortfall per strategy", "Savings of allocate", "Sensitivity of the savings"):
         assert axes_titled(figure, start).get_xlabel().startswith("bps of arrival mid")
 
 
@@ -202,7 +347,7 @@ def test_beginning_says_its_unit_of_time():
     day = done_after(0.03, 600)
     figure = plot.results_figure(bought(day, 200), day, SOURCE)
     assert [ax.get_xlabel() for ax in figure.axes[:2]] == [
-        "beginning: ms after the start",
+        "beginning: ms after start",
         "whole window: America/New_York time",
     ]
 
@@ -215,10 +360,11 @@ def test_title_names_order_data_window_and_arrival_mid():
 
 
 @pytest.mark.parametrize("simulated", [True, False])
+@pytest.mark.parametrize("found", [None, evaluated()])
 @pytest.mark.parametrize("draw", [plot.results_figure, plot.savings_figure])
-def test_simulated_data_are_called_so_and_others_are_not(draw, simulated: bool):
-    said = texts(draw(bought(falling(), 200), falling(), replace(SOURCE, simulated=simulated)))
-    assert ("simulated" in " ".join(said)) == simulated
+def test_simulated_data_are_called_so_and_others_are_not(draw, found, simulated: bool):
+    said = words(draw(bought(falling(), 200), falling(), replace(SOURCE, simulated=simulated), found))
+    assert ("simulated" in said) == simulated
 
 
 def test_losses_have_a_minus_sign_and_another_color_than_gains():
@@ -242,7 +388,131 @@ def test_shortfall_of_every_strategy_and_the_floor_are_written():
         "clairvoyant",
     ]
     # the floor: 200 shares at 9.91 + 0.003, or 17.40 USD below the mid
-    assert [text.get_text() for text in panel.texts] == ["+21.5", *[f"{MINUS}37.0"] * 3, f"{MINUS}87.0"]
+    costs, saved = ["+21.5", *[f"{MINUS}37.0"] * 3, f"{MINUS}87.0"], [*[f"{MINUS}58.5"] * 3]
+    assert [text.get_text() for text in panel.texts if text.get_text()] == [*costs, "cost", "saved", *saved]
+
+
+def test_shares_of_the_policy_are_drawn_by_venue_and_kind():
+    # best_ask: 100 at 10.01 and 500 at 9.91 of V2, then the sweep takes the 400 of V3; 4000 are nowhere
+    figure = plot.results_figure(bought(falling(), 5000, policy="best_ask"), falling(), SOURCE)
+    said, panel = texts(figure), axes_titled(figure, "Where the shares of best_ask went")
+    assert {"market 600", "deadline 400"} <= set(said)
+    assert not any(text.startswith("limit ") for text in said)
+    assert panel.get_xlabel() == "shares bought; 4,000 nowhere on the book"
+    assert [(bar.get_y() > 0.5, bar.get_width()) for bar in panel.patches] == [(False, 600), (True, 400)]
+    assert row_labels(panel) == ["V2", "V3"]
+
+
+def test_limit_orders_are_told_from_market_orders_in_grey():
+    colors = [mpl.colors.to_rgb(color) for _, _, color, _ in plot.KINDS]
+    lightness = sorted(0.3 * red + 0.59 * green + 0.11 * blue for red, green, blue in colors)
+    assert min(b - a for a, b in itertools.pairwise(lightness)) > 0.15
+    assert len({hatch for *_, hatch in plot.KINDS}) == len(plot.KINDS)
+
+
+def test_windows_show_every_strategy_with_intervals_and_the_floor():
+    figure = plot.results_figure(bought(falling(), 200), falling(), SOURCE, evaluated(far_bps=4.0))
+    said, panel = texts(figure), axes_titled(figure, "Shortfall per strategy")
+    assert row_labels(panel) == ["allocate", "best_ask", "twap", "vwap", "equal", "limit_only", "clairvoyant"]
+    assert {"+3.50", "+4.00", f"{MINUS}2.50", "95 %", "99 %"} <= set(said)
+    low, high = panel.get_xlim()
+    assert (low < -4.5, high > 7.0) == (True, True)  # the floor's and vwap's 99 % intervals
+    dashed = [
+        line.get_xdata()[0] for line in panel.lines if line.get_linestyle() == "--" and len(line.get_xdata()) == 2
+    ]
+    assert -2.5 in dashed
+
+
+def test_strategy_that_is_far_dearer_stands_at_the_edge_with_its_interval_and_squashes_nothing():
+    figure = plot.results_figure(bought(falling(), 200), falling(), SOURCE, evaluated(far_bps=60.0))
+    said = texts(figure)
+    for start, interval, value in (
+        ("Shortfall", "+59.0 to +61.0", "+60.00"),
+        ("Savings", "+55.5 to +57.5", "+56.50"),
+    ):
+        assert {interval, value} <= set(said)
+        assert axes_titled(figure, start).get_xlim()[1] < 10
+
+
+def test_windows_are_counted_and_intervals_explained():
+    said = words(plot.results_figure(bought(falling(), 200), falling(), SOURCE, evaluated()))
+    assert "Walk-forward over 31 windows of 10 min, 5,000 shares each" in said
+    assert "31 of 37 are scored, with parameters tuned on earlier windows only" in said
+    assert "2,000 resamples of blocks of 4 windows" in said
+    assert "Intervals are of this sample of days." in said
+    assert "in-sample, not a claim" in said
+    assert "One order on one day: one draw" in said
+    assert "too few" not in said
+
+
+def test_windows_of_many_days_are_said_to_be_resampled_by_day():
+    said = words(plot.results_figure(bought(falling(), 200), falling(), SOURCE, evaluated(windows=496, days=16)))
+    assert "Walk-forward over 496 windows of 10 min of 16 days" in said
+    assert "2,000 resamples of whole days" in said
+
+
+@pytest.mark.parametrize("draw", [plot.results_figure, plot.savings_figure])
+def test_too_few_windows_have_points_and_no_intervals(draw):
+    figure = draw(bought(falling(), 200), falling(), SOURCE, evaluated(windows=7, half=None))
+    said = words(figure)
+    assert "7 windows of 10 min, 5,000 shares each: too few for intervals" in said
+    assert "Too few windows for an interval: 7, at least 20 are needed." in said
+    assert f"{MINUS}0.50" in said
+    panel = axes_titled(figure, "Savings of allocate")
+    assert max(line.get_linewidth() for line in panel.lines if len(line.get_xdata()) == 2) < 2
+
+
+@pytest.mark.parametrize("draw", [plot.results_figure, plot.savings_figure])
+def test_without_a_scored_window_the_order_stands_alone_and_it_is_said_why(draw):
+    figure = draw(bought(falling(), 200), falling(), SOURCE, unscored())
+    alone = draw(bought(falling(), 200), falling(), SOURCE, None)
+    assert len(figure.axes) == len(alone.axes)
+    assert "0 of 0 windows could be scored. Too few windows" in words(figure)
+    assert "walk-forward" not in words(alone).lower()
+
+
+def test_savings_of_the_windows_have_losses_as_plain_as_gains_and_name_the_one_order():
+    figure = plot.savings_figure(bought(falling(), 200), falling(), SOURCE, evaluated())
+    said, panel = words(figure), axes_titled(figure, "Savings of allocate")
+    assert f"Of the one order, bps: best_ask {MINUS}58.5, twap {MINUS}58.5, vwap {MINUS}58.5." in said
+    assert row_labels(panel) == [f"vs {name}" for name in ("best_ask", "twap", "vwap", "equal", "limit_only")]
+    sizes = {line.get_markersize() for line in panel.lines if line.get_marker() == LOOKS[0].marker}
+    assert len(sizes) == 1
+    assert panel.get_xlim()[0] < -2.5  # 3.0 less 3.5, and twice 1.0 for 99 %
+
+
+def test_sensitivity_has_a_row_for_every_latency_and_fill_model():
+    figure = plot.results_figure(bought(falling(), 200), falling(), SOURCE, evaluated())
+    said, panel = texts(figure), axes_titled(figure, "Sensitivity")
+    assert row_labels(panel) == ["0 ms", "1 ms", "5 ms", "20 ms", "risk-averse", "optimistic\ncancels", "reset"]
+    assert {"latency", "fill model", "vs twap", "vs best_ask"} <= set(said)
+    assert f"{MINUS}1.00" in said  # against best_ask
+
+
+def test_strategies_keep_their_looks_from_panel_to_panel():
+    figure = plot.results_figure(bought(falling(), 200), falling(), SOURCE, evaluated(far_bps=4.0))
+    points = [line for line in axes_titled(figure, "Shortfall").lines if line.get_marker() not in ("None", None, "")]
+    drawn = [(line.get_marker(), line.get_color()) for line in points]
+    assert [marker for marker, _ in drawn] == [*(look.marker for look in LOOKS[:6]), FLOOR_LOOK.marker]
+
+
+def test_evaluation_as_it_is_computed_can_be_drawn():
+    day, order, found = many_windows()
+    assert found["walk_forward"]["ci95"] is not None
+    result = experiments.run(day, order, "router", TRIPLES)
+    figure = plot.results_figure(result, day, SOURCE, found)
+    assert saved(figure, "png")
+    said = texts(figure)
+    assert plot.bps_text(found["walk_forward"]["shortfall_bps"]) in said
+    assert plot.bps_text(found["walk_forward"]["savings"]["twap"]["saved_bps"]) in said
+    assert plot.bps_text(found["strategies"]["clairvoyant"]["shortfall_bps"]) in said
+
+
+def test_prices_beside_the_axis_are_whole_prices():
+    day = market(*(quote(at, 2, 1000.0001, 100, 1000.0003, 100) for at in range(0, 601, 60)))
+    figure = plot.results_figure(bought(day, 200), day, SOURCE)
+    texts(figure)
+    assert axes_titled(figure, "NBBO and fills").yaxis.get_offset_text().get_text() == ""
 
 
 def test_far_fill_is_marked_with_its_price_counted_and_does_not_squash_the_axis():
@@ -274,9 +544,9 @@ def test_strategy_without_a_fill_is_drawn():
 
 
 def test_one_baseline_can_be_the_policy():
-    said = texts(plot.results_figure(bought(falling(), 200, policy="twap"), falling(), SOURCE))
-    assert "Savings of twap" in said
-    assert "0.0" in said
+    result = bought(falling(), 200, policy="twap")
+    assert "Total cost, and saved by twap" in texts(plot.results_figure(result, falling(), SOURCE, evaluated("twap")))
+    assert {"Savings of twap", "0.0"} <= set(texts(plot.savings_figure(result, falling(), SOURCE)))
 
 
 def test_names_from_outside_are_written_as_they_are_or_with_question_marks():
@@ -288,10 +558,18 @@ def test_names_from_outside_are_written_as_they_are_or_with_question_marks():
     )
 
 
-@pytest.mark.parametrize(("day", "size"), [(falling(), 200), (with_stub(), 200), (rising(), 5000)])
+@pytest.mark.parametrize(
+    ("day", "size", "found"),
+    [
+        (falling(), 200, None),
+        (falling(), 200, unscored()),
+        (with_stub(), 200, evaluated()),
+        (rising(), 5000, evaluated(far_bps=6000.0, half=3000.0)),
+    ],
+)
 @pytest.mark.parametrize("draw", [plot.results_figure, plot.savings_figure])
-def test_all_text_lies_within_the_figure_and_is_not_small(draw, day: Market, size: int):
-    figure = draw(bought(day, size), day, replace(SOURCE, file="x" * 80, simulated=True))
+def test_all_text_lies_within_the_figure_and_is_not_small(draw, day: Market, size: int, found):
+    figure = draw(bought(day, size), day, replace(SOURCE, file="x" * 80, simulated=True), found)
     texts(figure)
     drawn = figure.get_tightbbox()
     assert (drawn.min >= 0).all()
@@ -305,17 +583,20 @@ def test_all_text_lies_within_the_figure_and_is_not_small(draw, day: Market, siz
 @pytest.mark.parametrize("kind", ["png", "pdf"])
 @pytest.mark.parametrize("draw", [plot.results_figure, plot.savings_figure])
 def test_equal_results_give_equal_bytes_without_date_or_version(draw, kind: str):
-    figure = draw(bought(with_stub(), 200), with_stub(), SOURCE)
+    figure = draw(bought(with_stub(), 200), with_stub(), SOURCE, evaluated())
     content = saved(figure, kind)
-    assert content == saved(figure, kind) == saved(draw(bought(with_stub(), 200), with_stub(), SOURCE), kind)
+    again = draw(bought(with_stub(), 200), with_stub(), SOURCE, evaluated())
+    assert content == saved(figure, kind) == saved(again, kind)
     assert content.startswith({"png": b"\x89PNG", "pdf": b"%PDF"}[kind])
     for mark in (b"tEXt", b"CreationDate", b"Matplotlib", b"matplotlib"):
         assert mark not in content
 
 
-def test_png_has_150_dots_per_inch():
-    header = saved(plot.results_figure(bought(falling(), 200), falling(), SOURCE), "png")[16:24]
-    assert (int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")) == (1800, 1350)
+@pytest.mark.parametrize(("found", "height_in"), [(None, 9.15), (evaluated(), 14.25)])
+def test_png_has_150_dots_per_inch(found, height_in: float):
+    header = saved(plot.results_figure(bought(falling(), 200), falling(), SOURCE, found), "png")[16:24]
+    size = (int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big"))
+    assert size == (1800, int(150 * height_in))
 
 
 def test_settings_of_the_user_change_nothing_and_are_kept():

@@ -34,7 +34,7 @@ from tests.helpers import (
 )
 
 FEES_E6 = {2: 3000, 3: 700, 5: -2000, 9: 3000}
-TERMINAL = Terminal(fallback_e6=10_000_000, penalty_e6=20_000)
+TERMINAL = Terminal(missing_e6=10_020_000)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -168,32 +168,13 @@ def test_deadline_sweep_completes_the_order_on_the_book():
     assert (result.filled_sz[0], result.swept_sz[0], result.priced_sz[0]) == (100, 200, 0)
 
 
-def test_shares_nowhere_on_the_book_cost_the_dearest_swept_plus_the_penalty():
-    day = market(ask(0, 2, 10.0, 100), ask(0, 3, 11.0, 500), fees_e6=FEES_E6)
+@pytest.mark.parametrize("shown_sz", [500, 0])
+def test_shares_nowhere_on_the_book_cost_the_terminal_price_whatever_was_swept(shown_sz: int):
+    day = market(ask(0, 2, 10.0, 100), ask(0, 3, 11.0, 500 if shown_sz else 1), fees_e6=FEES_E6)
     result = taken(day, window(0, 5), schedule((0, 1000), best_only=True, persistent=True))
-    assert (result.filled_sz[0], result.swept_sz[0], result.priced_sz[0]) == (100, 500, 400)
-    assert result.priced_e6[0] == 400 * (11_000_700 + 20_000)
-
-
-def test_shares_cost_the_fallback_plus_the_penalty_where_the_sweep_finds_nothing():
-    day = market(ask(0, 2, 12.0, 100))
-    result = taken(day, window(0, 5), schedule((0, 300)))
-    assert (result.swept_sz[0], result.priced_sz[0], result.priced_e6[0]) == (0, 200, 200 * 10_020_000)
-
-
-@pytest.mark.parametrize("best_only", [False, True])
-def test_price_of_earlier_fills_does_not_reach_the_deadline_of_a_book_that_cannot_be_traded(best_only: bool):
-    day = market(ask(0, 2, 12.0, 100), clear(3, 2))
-    result = taken(day, window(0, 5), schedule((0, 300), best_only=best_only))
-    assert result.priced_e6[0] == 200 * 10_020_000  # the fallback, not 12
-
-
-def test_dearest_share_may_cost_less_than_nothing():
-    penny = [quote(0, publisher_id, 0.0001, 1, 0.001, 100) for publisher_id in (2, 5)]
-    day = market(*penny, fees_e6={2: -2000, 5: -3000})
-    result = taken(day, window(0, 5), schedule((0, 300), best_only=True))
-    assert (result.filled_sz[0], result.swept_sz[0]) == (100, 100)
-    assert result.priced_e6[0] == 100 * (1000 - 2000 + 20_000)
+    swept_sz = shown_sz or 1
+    assert (result.filled_sz[0], result.swept_sz[0], result.priced_sz[0]) == (100, swept_sz, 900 - swept_sz)
+    assert result.priced_e6[0] == (900 - swept_sz) * 10_020_000
 
 
 def test_without_the_sweep_shares_stay_unfilled_and_cost_nothing():

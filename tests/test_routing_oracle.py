@@ -422,7 +422,7 @@ def test_the_shadow_rule_holds_when_an_order_arrives():
 def test_at_the_deadline_orders_are_void_the_rest_is_swept_and_priced():
     """300 wanted from 8 on, latency 5: void at 10. The book of 10: 100 at 100.00 + 0.003, 50 at 100.01 free.
 
-    150 swept; 150 priced at the dearest taken, 100.01 (100.003 < 100.01), plus the penalty 0.02.
+    150 swept; 150 priced at the dearest shown, 100.01 (100.003 < 100.01), plus the penalty 0.02.
     """
     day = make_day([quote(0), quote(10, 1, ask=ASK + TICK, ask_sz=50)], [], fees_e6=[3000, 0], latency_ns=[5, 5])
     result = take(day, Window(8, 10), [(8, 300)], penalty_e6=20_000)
@@ -434,13 +434,13 @@ def test_at_the_deadline_orders_are_void_the_rest_is_swept_and_priced():
 
 
 def test_terminal_prices_come_from_the_last_usable_book():
-    """Crossed at 5. Before: bid 99.99, asks 100.00 + 0.003 and 100.01 - 0.0095: the second is cheaper. Spread 0.01.
+    """Crossed at 5. Before: bid 99.99, asks 100.00 + 0.003 and 100.01 - 0.0095: the first is dearer. Spread 0.01.
 
     A surplus is sold at the bid less the dearest fee of a routable venue; venue 2 is not.
     """
     quotes = [quote(0), quote(0, 1, bid=0, ask=ASK + TICK), quote(5, 1, bid=ASK + TICK, ask=0)]
     day = make_day(quotes, [], fees_e6=[3000, -9500, 9000], routable=[True, True, False])
-    assert terminal(day, 9) == Terminal(100_000_500, 10_000, 99_987_000)
+    assert terminal(day, 9) == Terminal(100_013_000, 99_987_000)
     with pytest.raises(ValueError, match="no usable book"):
         terminal(make_day([quote(3)], []), 2)
 
@@ -517,8 +517,7 @@ def _kernel(day: Day, window: Window, releases: list[tuple[int, int]], rule: int
     """The same order through the existing kernel for market orders."""
     market = build(events_of(day), venue_table_of(day))
     clock_ns, sizes = (np.array(column, np.int64) for column in zip(*releases, strict=True))
-    at_end = terminal(day, window.end_ns)
-    at_end = KernelTerminal(at_end.fallback_e6, at_end.penalty_e6)
+    at_end = KernelTerminal(terminal(day, window.end_ns).missing_e6)
     schedule = Schedule(clock_ns, sizes[:, None], **how)
     return kernel_take(market.updates, market.usable, market.fees_e6, window, schedule, at_end, rule=rule)
 
@@ -572,7 +571,7 @@ def test_the_future_changes_no_decision():
             routable=case.day.routable,
         )
         whole, known = (
-            buy(day, *order, flows=[], min_scenarios=0, at_end=Terminal(0, 0, 0)) for day in (case.day, past)
+            buy(day, *order, flows=[], min_scenarios=0, at_end=Terminal(0, 0)) for day in (case.day, past)
         )
         if past.prints:
             assert known.slices == whole.slices, seed

@@ -20,16 +20,12 @@ from sor.errors import PlacementError
 from sor.placement.costs import finite, float_array
 from sor.placement.objective import FAST
 
-LEVELS = 4  # sizes looked at per row in one search
-STEEPEST = 200  # moves along the steepest pair, at most, between two rounds of single moves
-ROUNDS = 2
-PATIENCE = 3
-ROUGH = 1e8
-FINE = 1e6
-STARTS = 2
-STARTS = 2
+LEVELS = 3  # sizes looked at per row in one search
+WORK = 300_000  # entries that the descents of a lane read, about, after which no further one begins
+MOVES = 200  # of one descent, at most
+NOTHING = 1e-12  # of the largest cost of the order: rounding
+ROUGH, FINE = 3e-4, 1e-5  # of the same: a descent ends after two moves running that save less
 LARGEST_SZ = 2**50  # shares: sums over venues are exact in float64
-NOTHING = 1e-12  # of the largest cost: rounding
 
 
 def place_many(
@@ -82,9 +78,11 @@ def place_many(
     fill_px = np.zeros((len(size_sz), len(live) + 2))
     fill_px[:, :-2] = costs[:, :1] - spread_px - rebate_px[live]
     fill_px[:, -2] = costs[:, 0] + spread_px + fee_px
-    n_all, turn = flow_sz.shape[1], np.argsort(size_sz, kind="stable")
+    n_all = flow_sz.shape[1]
     terms = fill_px / n_all, costs.sum(axis=1) / n_all, costs[:, 2].copy()
-    points = place_lanes(flow_sz[live], np.sort(flow_sz[live], axis=1), size_sz, turn, *terms)
+    every, once = distinct(flow_sz[live], len(live), np.ones(n_all), float(size_sz.max(initial=0)))
+    sorted_sz, turn = np.sort(flow_sz[live], axis=1), np.argsort(size_sz, kind="stable")
+    points = place_lanes(every, once, sorted_sz, size_sz, turn, *terms)
     limit_sz = np.zeros((len(flow_sz), len(size_sz)), np.int64)
     limit_sz[live] = points[:, :-2].T
     return points[:, -2].copy(), limit_sz
@@ -105,7 +103,7 @@ class Lane(NamedTuple):
     short: float
     theta: float
     size: float
-    rounding: float  # USD: a smaller gain is none
+    scale: float  # USD: the order at its largest cost
 
 
 def _sizes(order_sz: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -149,13 +147,10 @@ def _flows(c: np.ndarray, rebate_px: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, error_model="numpy")
-def place_lanes(c, sorted_c, order_sz, turn, fill, short, theta):
-    """Whole shares (P, R) of every lane: c (R - 2, N), its rows sorted, lanes by size, costs as in Lane."""
-    n_all = c.shape[1]
-    points = np.zeros((len(order_sz), len(c) + 2), np.int64)
-    if not len(order_sz):
-        return points
-    every, once = distinct(c, len(c), np.ones(n_all), float(order_sz[turn[-1]]))
+def place_lanes(every, once, sorted_c, order_sz, turn, fill, short, theta):
+    """Whole shares (P, R) of every lane: different scenarios, their counts, rows sorted, lanes by size, costs of Lane."""
+    rows, n_all = len(sorted_c) + 2, sorted_c.shape[1]
+    points = np.zeros((len(order_sz), rows), np.int64)
     flow, weight, levels, used = every, once, np.empty((0, 0)), np.empty(0, np.int64)
     ready = np.int64(0)
     for p in turn:
@@ -164,26 +159,27 @@ def place_lanes(c, sorted_c, order_sz, turn, fill, short, theta):
             continue
         if order_sz[p] != ready:
             ready = order_sz[p]
-            flow, weight = distinct(every, len(c), once, size)
+            flow, weight = distinct(every, rows - 2, once, size)
             levels, used = levels_of(sorted_c, size)
         largest = max(abs(short[p]) * n_all, abs(theta[p]))
-        for i in range(len(c) + 1):
+        for i in range(rows - 1):
             largest = max(largest, abs(fill[p, i]) * n_all)
-        lane = Lane(flow, weight, levels, used, fill[p], short[p], theta[p], size, NOTHING * largest * size)
+        lane = Lane(flow, weight, levels, used, fill[p], short[p], theta[p], size, largest * size)
         x = best_point(lane)
-        for i in range(len(x)):
-            points[p, i] = np.int64(x[i])
+        for i in range(rows - 1):
+            useful = size if i == rows - 2 or theta[p] < 0.0 else np.ceil(sorted_c[i, -1])
+            points[p, i] = np.int64(min(x[i], useful))
     return points
 
 
 @njit(cache=True, error_model="numpy")
 def distinct(c, rows, count, size):
-    """Different columns of the first rows of c cut at `size`, with rows for market and slack below, and how many each stands for."""
+    """Different columns of the first rows of c cut at `size`, rows for market and slack below; how often each occurs."""
     n_all, slots = len(count), 2
     while slots < 2 * n_all:
         slots *= 2
-    held = np.full(slots, -1, np.int64)  # open addressing: the column of each slot
-    flow, weight, found = np.zeros((rows + 2, n_all)), np.zeros(n_all), 0
+    held = np.zeros(slots, np.int64)  # open addressing: the column of each slot, plus 1
+    flow, weight, found = np.zeros((rows + 2, n_all)), np.zeros(n_all), np.int64(0)
     for n in range(n_all):
         key = np.uint64(14695981039346656037)
         for i in range(rows):
@@ -191,13 +187,13 @@ def distinct(c, rows, count, size):
             key = (key ^ np.uint64(flow[i, found] * 1024.0)) * np.uint64(1099511628211)
             key ^= key >> np.uint64(29)
         at = np.int64(key & np.uint64(slots - 1))
-        while held[at] >= 0 and not same_column(flow, rows, held[at], found):
+        while held[at] and not same_column(flow, rows, held[at] - 1, found):
             at = (at + 1) % slots
-        if held[at] < 0:
-            held[at] = found
+        if not held[at]:
             flow[rows, found] = size
             found += 1
-        weight[held[at]] += count[n]
+            held[at] = found
+        weight[held[at] - 1] += count[n]
     return flow, weight[:found]
 
 
@@ -231,34 +227,47 @@ def levels_of(sorted_c, size):
 
 @njit(cache=True, error_model="numpy")
 def best_point(lane):
-    """The cheapest that rough descents find and the simple allocations, brought to the bottom."""
+    """The cheapest of the simple allocations and of rough descents, as many as `WORK` allows, brought to the bottom."""
     rows = len(lane.fill)
+    starts = 2 * rows - 1
     x, best, open_sz = np.zeros(rows), np.zeros(rows), np.empty(len(lane.weight))
-    value = np.inf
-    for start in range(-STARTS, rows + 2):
-        if start <= rows:
-            start_at(start, x, lane.size)
-        else:
-            x[:] = best
-        if start < 0 or start > rows:
-            descend_whole(lane, x, open_sz, ROUGH if start < 0 else FINE)
+    value, work, per_search = np.inf, 0, (rows + 25) * (len(open_sz) + 60)
+    for turn in range(2 * starts + 1):
+        last = turn == 2 * starts
+        if turn > starts + 1 and work > WORK and not last:
+            continue
+        start_at(turn % starts, x, lane.size)
+        if last:
+            copy(best, x)
         found = value_of(lane, x, open_sz)
+        if turn >= starts:
+            saved, searches = descend_whole(lane, x, open_sz, FINE if last else ROUGH)
+            found -= saved
+            work += searches * per_search
         if found < value:
             value = found
-            best[:] = x
+            copy(x, best)
     return best
 
 
 @njit(cache=True, error_model="numpy")
-def start_at(start, x, size):
-    """Simple allocations: equal parts, all at every venue, all in one row (the slack's: nothing), by number."""
+def copy(source, target):
+    """All of `source` into `target`."""
+    for i in range(len(source)):
+        target[i] = source[i]
+
+
+@njit(cache=True, error_model="numpy")
+def start_at(number, x, size):
+    """Equal parts; size / 1, 2, .. K at every venue; nothing (all in the slack), all to market, all at one venue."""
     rows = len(x)
     for i in range(rows):
-        x[i] = 0.0
-        if start == -1:
+        if number == 0:
             x[i] = np.floor(size / (rows - 1))
-        elif i == start or (start == -3 and i == rows - 2) or ((start == -2 or start == rows) and i < rows - 2):
-            x[i] = size
+        elif number < rows - 1:
+            x[i] = np.ceil(size / number) if i < rows - 2 else 0.0
+        else:
+            x[i] = size if i == 2 * (rows - 1) - number else 0.0
     x[rows - 1] = size
 
 
@@ -283,37 +292,60 @@ def value_of(lane, x, open_sz):
 
 @njit(cache=True, error_model="numpy")
 def descend_whole(lane, x, open_sz, small):
-    """Moves x downhill in whole shares until neither a single move nor one between two rows is downhill, or hardly."""
+    """Moves x downhill: every row alone, then the steepest pairs; returns what that saves, USD, and the searches."""
     slack = len(x) - 1
-    value_of(lane, x, open_sz)
-    for i in range(slack - 1, -2, -1):
-        search(lane, x, open_sz, slack, i if i >= 0 else slack - 1)
     tried = np.zeros((slack + 1, slack + 1), np.int64)  # how many moves had been made when it failed
-    moves, small = 1, 0
-    for _ in range(STEEPEST):
-        down, up = steepest(lane, x, open_sz, tried, moves)
-        if down < 0 or small >= PATIENCE:
-            break
+    moves, idle, saved = np.int64(1), 0, 0.0  # of a plain 1 numba would compile `steepest` twice
+    for turn in range(MOVES):
+        if turn <= slack:  # the market first and last
+            down, up = slack, (slack - 1 - turn) % slack
+        else:
+            down, up = steepest(lane, x, open_sz, tried, moves)
+            if down < 0 or idle == 2:
+                break
         gain = search(lane, x, open_sz, down, up)
-        small = small + 1 if gain < small * lane.rounding else 0
+        saved += gain
         if gain > 0.0:
             moves += 1
         else:
             tried[down, up] = moves
+        idle = idle + 1 if turn > slack and gain < small * lane.scale else 0
+    return saved, turn
+
+
+@njit(cache=True, error_model="numpy")
+def steepest(lane, x, open_sz, tried, moves):
+    """The two rows between which the cost falls fastest for the first share moved, (-1, -1) if it does not fall."""
+    slack = len(x) - 1
+    slopes, ties = slopes_at(lane, x, open_sz)
+    lowest, best_down, best_up = -1e-9 * lane.scale / lane.size, -1, -1
+    for down in range(slack + 1):
+        if x[down] <= 0.0:
+            continue
+        for up in range(slack + 1):
+            slope = slopes[0, down] + slopes[1, up]  # without what ties add, never below 0
+            full = up != slack and x[up] >= lane.size
+            if slope >= lowest or up == down or full or tried[down, up] == moves:
+                continue
+            if down != slack:
+                slope += lane.short * tied_weight(lane, x, ties, down, up)
+            if slope < lowest:
+                lowest, best_down, best_up = slope, down, up
+    return best_down, best_up
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def steepest(lane, x, open_sz, tried, moves):
-    """The two rows between which the cost falls fastest for the first share moved, (-1, -1) if it does not fall."""
-    flow, weight, slack = lane.flow, lane.weight, len(x) - 1
+def slopes_at(lane, x, open_sz):
+    """Cost of a share less and of a share more in each row, the slack's 0, and the scenarios filled to the share."""
+    flow, weight = lane.flow, lane.weight
+    slopes = np.zeros((2, len(x)))
     open_weight, ties, tied = np.empty(len(weight)), np.empty(len(weight), np.int64), 0
-    slopes = np.zeros((2, slack + 1))
     for n in range(len(weight)):
         open_weight[n] = weight[n] if open_sz[n] > 0.0 else 0.0
         if open_sz[n] == 0.0:
             ties[tied] = n
             tied += 1
-    for i in range(slack):
+    for i in range(len(x) - 1):
         limit, row = x[i], flow[i]
         more, more_open, less, less_open = 0.0, 0.0, 0.0, 0.0
         for n in range(len(weight)):
@@ -323,21 +355,17 @@ def steepest(lane, x, open_sz, tried, moves):
             less_open += open_weight[n] if row[n] >= limit else 0.0
         slopes[0, i] = lane.short * less_open - lane.fill[i] * less - lane.theta
         slopes[1, i] = lane.fill[i] * more - lane.short * more_open + lane.theta
-    lowest, best_down, best_up = -1e3 * lane.rounding / lane.size, -1, -1
-    for down in range(slack + 1):
-        for up in range(slack + 1):
-            slope = slopes[0, down] + slopes[1, up]
-            if slope >= lowest or up == down or x[down] <= 0.0 or tried[down, up] == moves:
-                continue
-            if up != slack and x[up] >= lane.size:
-                continue
-            for i in range(tied if down != slack else 0):
-                n = ties[i]
-                if flow[down, n] >= x[down] and (up == slack or flow[up, n] <= x[up]):
-                    slope += lane.short * weight[n]
-            if slope < lowest:
-                lowest, best_down, best_up = slope, down, up
-    return best_down, best_up
+    return slopes, ties[:tied]
+
+
+@njit(cache=True, error_model="numpy")
+def tied_weight(lane, x, ties, down, up):
+    """Scenarios filled to the share that lose one when it moves from row `down` to row `up`."""
+    lost, slack = 0.0, len(x) - 1
+    for n in ties:
+        if lane.flow[down, n] >= x[down] and (up == slack or lane.flow[up, n] <= x[up]):
+            lost += lane.weight[n]
+    return lost
 
 
 @njit(cache=True, error_model="numpy")
@@ -356,10 +384,9 @@ def search(lane, x, open_sz, down, up):
     for n in range(len(open_sz)):
         base[n] = open_sz[n] + min(come[n], now) + min(gone[n], total - now)
     line = come, gone, base, lane.weight, lane.fill[up], lane.fill[down], lane.short, slope, total
-    at = bottom(line, *best_level(lane, line, down, up, now, low, high), lane.rounding)
-    if at == now:
+    at, gain = cheapest(lane, line, down, up, now, low, high)
+    if gain <= 0.0:
         return 0.0
-    gain = along(line, now) - along(line, at)
     x[up] = at
     if down != slack:
         x[down] = total - at
@@ -369,54 +396,53 @@ def search(lane, x, open_sz, down, up):
 
 
 @njit(cache=True, error_model="numpy")
-def best_level(lane, line, down, up, now, low, high):
-    """The cheapest size among the present one, the ends and the levels of both rows, its neighbours, and its cost."""
-    total = line[-1]
-    at, value = now, along(line, now)
-    count = lane.used[up] + lane.used[down]
-    for q in range(count + 2):
-        sz = level_of(lane, down, up, total, low, high, q)
-        if low <= sz <= high and sz != now:
+def cheapest(lane, line, down, up, now, low, high):
+    """Best of the present size, the ends and the levels of both rows, and what halving finds beside it; and its gain."""
+    total, nothing = line[-1], NOTHING * lane.scale
+    at, left, right, value, before = now, low, high, np.inf, 0.0
+    count = lane.used[up] + lane.used[down] + 3
+    for q in range(count):
+        sz = level_of(lane, down, up, total, now, low, high, q)
+        if low <= sz <= high:
             found = along(line, sz)
-            if found < value - lane.rounding:
+            if q == 0:
+                before = value = found
+            elif found < value - nothing:
                 at, value = sz, found
-    left, right = low, high
-    for q in range(count + 2):
-        sz = level_of(lane, down, up, total, low, high, q)
+    for q in range(count):
+        sz = level_of(lane, down, up, total, now, low, high, q)
         if left < sz < at:
             left = sz
         if at < sz < right:
             right = sz
-    return at, left, right, value
+    sz = bottom(line, at, left, right)
+    if sz != at:
+        found = along(line, sz)
+        if found < value - nothing:
+            at, value = sz, found
+    return at, before - value
 
 
 @njit(cache=True, error_model="numpy")
-def level_of(lane, down, up, total, low, high, q):
-    """Size number q of row `up` to look at: its own levels, those of row `down` as seen from here, the ends."""
-    if q < lane.used[up]:
-        return lane.levels[up, q]
-    q -= lane.used[up]
-    if q < lane.used[down]:
-        return total - lane.levels[down, q]
-    return low if q == lane.used[down] else high
+def level_of(lane, down, up, total, now, low, high, q):
+    """Size number q of row `up` to look at: now, the ends, its own levels, those of row `down` as seen from here."""
+    if q < 3:
+        return now if q == 0 else low if q == 1 else high
+    q -= 3
+    return lane.levels[up, q] if q < lane.used[up] else total - lane.levels[down, q - lane.used[up]]
 
 
 @njit(cache=True, error_model="numpy")
-def bottom(line, at, left, right, value, rounding):
-    """Where the cost stops falling beside `at`, by halving; `at` where that is no improvement."""
-    if at < right and rise(line, at) < 0.0:
-        left = at + 1.0
-    elif at > left and rise(line, at - 1.0) > 0.0:
-        right = at - 1.0
-    else:
-        return at
+def bottom(line, at, left, right):
+    """Where between `left` and `right` the cost stops falling, seen from `at`, by halving."""
+    probe = at if at < right else at - 1.0
     while left < right:
-        middle = np.floor(0.5 * (left + right))
-        if rise(line, middle) < 0.0:
-            left = middle + 1.0
+        if rise(line, probe) < 0.0:
+            left = probe + 1.0
         else:
-            right = middle
-    return left if along(line, left) < value - rounding else at
+            right = probe
+        probe = at - 1.0 if right == at else np.floor(0.5 * (left + right))
+    return left
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
@@ -439,8 +465,8 @@ def rise(line, sz):
     rest, filled, left, missing = total - sz, 0.0, 0.0, 0.0
     for n in range(len(base)):
         a, b = min(come[n], sz), min(gone[n], rest)
-        c, d = min(come[n], sz + 1.0), min(gone[n], rest - 1.0)
-        filled += weight[n] * (c - a)
-        left += weight[n] * (d - b)
-        missing += weight[n] * (max(base[n] - c - d, 0.0) - max(base[n] - a - b, 0.0))
+        a_next, b_next = min(come[n], sz + 1.0), min(gone[n], rest - 1.0)
+        filled += weight[n] * (a_next - a)
+        left += weight[n] * (b_next - b)
+        missing += weight[n] * (max(base[n] - a_next - b_next, 0.0) - max(base[n] - a - b, 0.0))
     return slope + fill_come * filled + fill_gone * left + short * missing
