@@ -14,7 +14,7 @@ help: ## this list
 setup: ## .venv with a Python 3.10 to 3.13 and requirements.txt (the others do this first)
 	@./setup.sh
 
-$(KERNELS): $(wildcard *.py sor/*.py sor/placement/*.py sor/venues.toml) l1_day.csv | setup
+$(KERNELS): $(wildcard *.py sor/*.py sor/feed/*.py sor/placement/*.py sor/venues.toml) l1_day.csv | setup
 	@echo "setup: compiling the kernels (once, a minute)" >&2
 	@env -i PATH="$$PATH" HOME="$$HOME" $(PYTHON_HERE) backtest.py --csv l1_day.csv --out .venv/warm-up >.venv/warm-up.log 2>&1 || { cat .venv/warm-up.log >&2; exit 1; }
 	@touch $@

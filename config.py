@@ -116,12 +116,16 @@ class Settings:
     kafka_bootstrap_servers: str = setting(
         KAFKA_BOOTSTRAP_SERVERS, "host:port", "Kafka broker, or several separated by commas", SERVERS, BOTH
     )
-    csv_path: str = setting(CSV_PATH, "", "market data to send, CSV or .csv.gz", NOT_EMPTY, PRODUCER, flag="--csv")
+    csv_path: str = setting(
+        CSV_PATH, "", "market data to send, CSV, .csv.gz or .parquet", NOT_EMPTY, PRODUCER, flag="--csv"
+    )
     speed: float = setting(SPEED, "times real time", "pace of sending; 0: as fast as possible", SPEED_RANGE, PRODUCER)
     max_gap_s: float = setting(
         1.0, "s", "longest wait between two rows", seconds(0, 86_400), PRODUCER, flag="--max-gap"
     )
-    offline_csv: str = setting("", "", "read this file directly, without Kafka", ANY, BACKTEST, flag="--csv")
+    offline_csv: str = setting(
+        "", "", "market data to read without Kafka, CSV, .csv.gz or .parquet", ANY, BACKTEST, flag="--csv"
+    )
     order_size: int = setting(ORDER_SIZE, "shares", "size of the order to buy", WHOLE_ORDER, BACKTEST)
     start_time: str = setting(START_TIME, "clock", "when the order starts", CLOCK, BACKTEST)
     end_time: str = setting(END_TIME, "clock", "when it must be complete (deadline sweep)", CLOCK, BACKTEST)

@@ -1,4 +1,4 @@
-"""Every benchmark in one run: python -m benchmarks [allocator feed replay stream pipeline placement against]"""
+"""Every benchmark in one run: python -m benchmarks [allocator feed replay stream pipeline placement against days]"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.table import show
 
-MODULES = ("allocator", "feed", "replay", "stream", "pipeline", "placement", "against")
+MODULES = ("allocator", "feed", "replay", "stream", "pipeline", "placement", "against", "days")
 
 
 def main(argv: list[str]) -> int:

@@ -136,9 +136,10 @@ def evaluate_file(file: File, plan: Plan) -> Day:
     except UsageError:
         raise
     except SorError as error:
-        return Day(file.name, str(error).replace(file.path, file.name))
+        why = str(error).replace(file.path, file.name)
     except Exception as error:  # the other days must not be lost, whatever it is
-        return Day(file.name, f"{file.name}: {type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+    return Day(file.name, why if why.startswith(file.name) else f"{file.name}: {why}")
 
 
 @cache
@@ -168,7 +169,7 @@ def _evaluated(file: File, plan: Plan) -> Day:
             market, order, plan.policy, plan.triples, plan.protocol, day=Path(file.name).name
         )
     except ReplayError as error:
-        raise ReplayError(f"{file.name}: {error}{intake.checker.rejects.hint()}") from None
+        raise ReplayError(f"{error}{intake.checker.rejects.hint()}") from None
     laps.append(time.process_time())
     return Day(
         name=file.name,
@@ -287,8 +288,9 @@ def _outcome(future: Future) -> Day | None:
     except CancelledError:
         raise SorError("the Dask scheduler is lost; it must run until the last file is done") from None
     except Exception as error:  # our own code returns errors: this is Dask's, or an import that failed
+        found = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise SorError(
-            f"a Dask worker cannot run the task: {type(error).__name__}: {error}; this project must be importable there "
+            f"Dask cannot run the task: {found} This project must be importable by the scheduler and by every worker "
             "(docs/scale.md)"
         ) from None
 
@@ -365,6 +367,7 @@ def _blocked(*signals: int) -> Iterator[None]:
 def _connected(address: str) -> Iterator[Client]:
     from distributed import Client
 
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is our error line
     try:
         client = Client(address, timeout=CONNECT_S)
     except (OSError, ValueError) as error:

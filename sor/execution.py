@@ -298,6 +298,7 @@ def _print(now_ns, i, tape, rules, s, fills, children):  # pragma: no cover
     v = tape.print_venue[i]
     if s.px_e4[v] == 0:
         return
+    _end_cancelled(now_ns, v, rules, s, children)
     hit, s.ahead[v], s.shown[v] = on_print(tape.print_px_e4[i], tape.print_sz[i], s.px_e4[v], s.ahead[v], s.shown[v])
     if hit:
         _fill_limits(now_ns, v, hit, rules, s, fills, children)
@@ -308,6 +309,7 @@ def _quotes(now_ns, b, tape, rules, s, fills, children):  # pragma: no cover
     for row in range(tape.first[b], tape.first[b + 1]):
         v = tape.venue[row]
         if s.px_e4[v]:
+            _end_cancelled(now_ns, v, rules, s, children)
             hit, s.ahead[v], s.shown[v] = on_quote(
                 tape.bid_px_e4[row], tape.bid_sz[row], tape.ask_px_e4[row],
                 s.px_e4[v], s.ahead[v], s.shown[v], rules.optimistic,
@@ -318,6 +320,14 @@ def _quotes(now_ns, b, tape, rules, s, fills, children):  # pragma: no cover
     apply_quotes(
         tape.first[b], tape.first[b + 1], tape.venue, tape.ask_px_e4, tape.ask_sz, s.book, s.taken, rules.reset
     )
+
+
+@njit(cache=True)
+def _end_cancelled(now_ns, v, rules, s, children):  # pragma: no cover
+    """End the record of lane 0's order if its cancellation has arrived: what comes now is no longer part of its life."""
+    if rules.record and s.child_of_limit[v] >= 0 and s.dies_ns[v, 0] < now_ns:
+        _end_child(s.child_of_limit[v], s.dies_ns[v, 0], s.ahead[v], SLICE_COMPLETE, children)
+        s.child_of_limit[v] = -1
 
 
 @njit(cache=True)
@@ -431,12 +441,9 @@ def _arrivals(now_ns, rules, s, fills, children):  # pragma: no cover
 @njit(cache=True)
 def _post(now_ns, v, rules, s, children):  # pragma: no cover
     """The limit orders on their way replace those that rest; an order that would lock the venue's book is refused."""
+    _end_cancelled(now_ns, v, rules, s, children)
     if rules.record and s.child_of_limit[v] >= 0:
-        cancelled = s.dies_ns[v, 0] < now_ns
-        _end_child(
-            s.child_of_limit[v], min(s.dies_ns[v, 0], now_ns), s.ahead[v],
-            SLICE_COMPLETE if cancelled else SLICE_OVER, children,
-        )  # fmt: skip
+        _end_child(s.child_of_limit[v], now_ns, s.ahead[v], SLICE_OVER, children)
     s.child_of_limit[v] = -1
     s.next_ns[v] = NEVER
     px_e4 = s.next_px_e4[v]
@@ -462,12 +469,9 @@ def _post(now_ns, v, rules, s, children):  # pragma: no cover
 def _deadline(tape, rules, s, fills, children, end_ns, open_sz):  # pragma: no cover
     """Everything that rests or is on its way is void; what is open is swept over the book of this moment."""
     for v in range(len(s.px_e4)):
+        _end_cancelled(end_ns, v, rules, s, children)
         if rules.record and s.child_of_limit[v] >= 0:
-            cancelled = s.dies_ns[v, 0] < end_ns
-            _end_child(
-                s.child_of_limit[v], min(s.dies_ns[v, 0], end_ns), s.ahead[v],
-                SLICE_COMPLETE if cancelled else AT_DEADLINE, children,
-            )  # fmt: skip
+            _end_child(s.child_of_limit[v], end_ns, s.ahead[v], AT_DEADLINE, children)
         if rules.record and s.next_ns[v] < NEVER and s.next_left[v, 0] > 0:
             sent_ns = s.next_ns[v] - rules.latency_ns[v]
             child = _new_child(s.moment[0], LIMIT, v, s.next_px_e4[v], s.next_left[v, 0], sent_ns, s, children)

@@ -84,6 +84,11 @@ class Market:
             self.usable, prints.ts_ns, before, prints.venue, prints.px_e4, prints.sz, self.routable,
         )  # fmt: skip
 
+    @property
+    def last_ns(self) -> int:
+        """Time of the last quote or print, UTC nanoseconds."""
+        return max(int(self.updates.ts_ns[-1]), int(self.prints.ts_ns[-1]) if len(self.prints.ts_ns) else 0)
+
     @cached_property
     def newest_usable(self) -> np.ndarray:
         """The last batch up to each batch after which the book was usable, int64 (B,); -1 before the first."""

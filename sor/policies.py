@@ -97,20 +97,26 @@ def _past_profile(market: Market, order: Order, clock_ns: np.ndarray) -> np.ndar
 
     The slice that begins expects the volume of the slice before it, every later one the mean of all slices so far; of
     what remains it takes its part of the volume it expects in all. Only volume since the order began counts: that of the
-    hours before the opening would make every minute after it look like a burst. Where the feed has no trades, the size
-    displayed when the slice begins stands in for volume.
+    hours before the opening would make every minute after it look like a burst. Until the first trade of the feed is
+    known, the size displayed when the slice begins stands in for volume.
     """
-    if market.has_trades:
-        known = np.append(0, _traded_between(market, clock_ns))
-        intervals = np.maximum(np.arange(len(clock_ns)), 1)
-    else:
-        known = _displayed_at(market, clock_ns)
-        intervals = np.arange(len(clock_ns)) + 1
+    traded = np.append(0, _traded_between(market, clock_ns))
+    slices = np.arange(len(clock_ns))
+    seen = np.searchsorted(market.trade_ns, clock_ns, side="left") > 0
+    part = np.where(
+        seen,
+        _part_of_volume(traded, np.maximum(slices, 1)),
+        _part_of_volume(_displayed_at(market, clock_ns), slices + 1),
+    )
+    return rounded_slices(1 - np.cumprod(1 - part), order.size)
+
+
+def _part_of_volume(known: np.ndarray, intervals: np.ndarray) -> np.ndarray:
+    """Part of what remains that each slice takes, (J,): `known` of all it expects, later slices at the mean so far."""
     mean = np.cumsum(known) / intervals
     now, later = np.where(mean > 0, (known, mean), 1)
-    expected = now + later * np.arange(len(clock_ns))[::-1]
-    part = np.append(now[:-1] / expected[:-1], 1)
-    return rounded_slices(1 - np.cumprod(1 - part), order.size)
+    expected = now + later * np.arange(len(known))[::-1]
+    return np.append(now[:-1] / expected[:-1], 1)
 
 
 def run(
@@ -144,7 +150,7 @@ def run(
         flows = routing.flows_of(market, order) if flows is None else flows
         return routing.route(policy.place, market, order, triples, flows, sweep=sweep, record=record)
     schedule = policy.schedule(market, order)
-    begun = schedule.clock_ns <= (order.window.end_ns if sweep else market.updates.ts_ns[-1])
+    begun = schedule.clock_ns <= (order.window.end_ns if sweep else market.last_ns)
     release_sz = np.repeat(schedule.release_sz[begun], len(triples), axis=1)
     schedule = replace(schedule, clock_ns=schedule.clock_ns[begun], release_sz=release_sz)
     execute = execute_late if market.latency_ns.any() else execute_at_once
@@ -185,7 +191,7 @@ def execute_late(market: Market, order: Order, schedule: Schedule, *, sweep: boo
     for now_ns, due_sz in zip(schedule.clock_ns.tolist(), np.cumsum(schedule.release_sz, axis=0), strict=True):
         desk.advance(now_ns)
         desk.send(now_ns, due_sz - desk.bought - desk.under_way, 0, no_limits, int(due_sz[0]))
-    desk.advance(order.window.end_ns)
+    desk.advance(order.window.end_ns if sweep else min(order.window.end_ns, market.last_ns))
     return desk.complete(order.size, markets.terminal(market, order.window, order.penalty_px), sweep=sweep)
 
 

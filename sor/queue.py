@@ -53,11 +53,10 @@ def fillable_flows(
     Flows
         Of the intervals at whose start the consolidated book was usable.
     """
-    updates, prints = market.updates, market.prints
+    updates = market.updates
     since_ns = max(since_ns, int(updates.ts_ns[0]))
-    last_ns = max(int(updates.ts_ns[-1]), int(prints.ts_ns[-1]) if len(prints.ts_ns) else 0)
     first_ns = -(-since_ns // step_ns) * step_ns
-    starts_ns = np.arange(first_ns, min(until_ns, last_ns) - length_ns + 1, step_ns, dtype=np.int64)
+    starts_ns = np.arange(first_ns, min(until_ns, market.last_ns) - length_ns + 1, step_ns, dtype=np.int64)
     known = updates.batches_by(starts_ns)
     starts_ns, known = starts_ns[market.usable[known - 1]], known[market.usable[known - 1]]
     fill_sz = _flows(market.tape, market.nbbo.bid_px_e4, starts_ns, known, length_ns, updates.venues, optimistic)

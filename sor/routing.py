@@ -22,7 +22,7 @@ from sor.orders import Order, Taken, slice_starts, whole_shares
 from sor.placement.many import place_many
 from sor.queue import DAY_NS, Flows, fillable_flows
 
-FEWEST_SCENARIOS = 50  # with fewer, only market orders are sent
+FEWEST_SCENARIOS = 50  # with fewer, or before the feed's first trade, only market orders are sent
 MOST_ADVERSE_PX = 0.03  # USD per share: bound on the estimate of how fills move the mid
 Triples = tuple[tuple[float, float, float], ...]  # (lambda_over, lambda_under, theta_queue), USD per share
 
@@ -153,16 +153,16 @@ def route(
     known = market.updates.batches_by(clock_ns)
     market_only = skipped = 0
     for j, now_ns in enumerate(clock_ns.tolist()):
-        if not sweep and now_ns > market.updates.ts_ns[-1]:
+        if not sweep and now_ns > market.last_ns:
             break
         desk.advance(now_ns)
         market_sz, limit_sz = np.zeros(len(lanes), np.int64), np.zeros((market.updates.venues, len(lanes)), np.int64)
         if desk.ready():
             swept_sz, slice_sz = _shares(desk.bought, due_sz[j - 1] if j else 0, due_sz[j], order.catch_up)
             recent = flows.known_by(now_ns, order.scenarios)
-            can_queue = len(recent.end_ns) >= FEWEST_SCENARIOS and len(market.prints.ts_ns) > 0
-            market_only += not can_queue
-            if can_queue:
+            queueing = can_queue(market, recent, now_ns)
+            market_only += not queueing
+            if queueing:
                 moment = Moment(market, order, now_ns, *desk.asks, _half_spread_px(market, known[j]), recent)
                 market_sz, limit_sz = _place(rule, moment, slice_sz, lanes)
             else:
@@ -171,9 +171,14 @@ def route(
         else:
             skipped += 1
         desk.send(now_ns, market_sz, int(market.nbbo.bid_px_e4[known[j] - 1]), limit_sz, int(due_sz[j]))
-    desk.advance(order.window.end_ns)
+    desk.advance(order.window.end_ns if sweep else min(order.window.end_ns, market.last_ns))
     taken = desk.complete(order.size, markets.terminal(market, order.window, order.penalty_px), sweep=sweep)
     return replace(taken, market_only_slices=market_only, skipped_slices=skipped)
+
+
+def can_queue(market: Market, recent: Flows, now_ns: int) -> bool:
+    """Enough of the past is known to post on: intervals that have ended, and that the feed reports trades."""
+    return len(recent.end_ns) >= FEWEST_SCENARIOS and bool((market.prints.ts_ns[:1] <= now_ns).any())
 
 
 def _shares(bought_sz: np.ndarray, due_before: int, due_sz: int, catch_up: str) -> tuple[np.ndarray, np.ndarray]:

@@ -329,7 +329,7 @@ class Child:
 class Slice:
     """One decision of a slice policy.
 
-    how is "placed", "market only" (too few scenarios, or no prints), "nothing to place" or "not usable".
+    how is "placed", "market only" (too few scenarios, or no print yet), "nothing to place" or "not usable".
     """
 
     number: int
@@ -759,7 +759,9 @@ class Slicer:
         situation = Situation(self.lane.day, at_ns, self.number, decision.slice_sz, dict(self.lane.book), known)
         if not decision.slice_sz:
             decision.how, rule = "nothing to place", market_only
-        elif len(known) < self.min_scenarios or not self.lane.day.prints:
+        elif self.min_scenarios and (
+            len(known) < self.min_scenarios or not any(each.ts_ns <= at_ns for each in self.lane.day.prints)
+        ):
             decision.how, rule = "market only", market_only
         else:
             decision.how, rule = "placed", self.place

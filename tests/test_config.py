@@ -64,6 +64,7 @@ BAD = {  # what no setting of that name takes, as the text of a flag or variable
     "out_path": [""],
     "strict": ["-"],
     "show": ["2"],
+    "dask": ["yes", "localhost:8786", "http://localhost:8786", "tcp://localhost", "tcp://:8786"],
 }
 
 
@@ -263,7 +264,7 @@ def test_results_depend_on_settings_that_exist_and_on_none_of_transport():
     )
     assert left_out == {
         "kafka_topic", "kafka_bootstrap_servers", "offline_csv", "venues_path", "kafka_group", "timeout_s", "run_id", "replay",
-        "allow_partial", "out_path", "strict", "rejects", "explain", "show",
+        "allow_partial", "out_path", "strict", "rejects", "explain", "show", "days", "dask",
     }  # fmt: skip
 
 

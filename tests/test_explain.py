@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import routing_oracle as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from sor import market as markets
 from sor.market import Market
 from sor.orders import Order
 from sor.policies import POLICIES
+from tests import routing_oracle as oracle
 
 PARTS = ("px", "cash", "fee", "rebate", "cost")
 
@@ -61,7 +61,7 @@ def rest_at_one_venue(prints: list[oracle.Print], ask_e4: int = 1_000_300) -> li
         return np.array([0]), np.array([[slice_sz]])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routing, "FEWEST_SCENARIOS", 0)
+        patch.setattr(routing, "can_queue", lambda *_: True)
         flows = routing.flows_of(market, order)
         taken = routing.route(all_posted, market, order, ((0, 0, 0),), flows, sweep=True, record=True)
     return list(explain.lines(taken, market, order))

@@ -408,6 +408,13 @@ def test_rejects_file_of_a_gzip_with_byte_order_mark(tmp_path):
     assert (tmp_path / "rejects.csv").read_text().splitlines()[1].startswith("3,unknown_action,")
 
 
+def test_rejects_file_shows_what_is_no_text_as_such(tmp_path):
+    path = csv_file(tmp_path, line(0), line(1, price="1\0"))
+    path.write_bytes(path.read_bytes().replace(b",1,2,1,A,N,0,1", b",1,2,1,\xff,N,0,1"))
+    feed.write_rejects(path, read(path)[1].rejects, tmp_path / "rejects.csv")
+    assert "1,2,1,\ufffd,N,0,1\ufffd,300" in (tmp_path / "rejects.csv").read_text(encoding="utf-8")
+
+
 def test_rejects_file_that_cannot_be_written_is_a_usage_error(tmp_path):
     path = csv_file(tmp_path, line(0))
     with pytest.raises(UsageError, match="cannot be written: Is a directory; it must be a file"):
@@ -430,7 +437,9 @@ def test_identity_is_the_name_and_sha256_of_the_bytes(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    assert refusal(tmp_path / "none.csv").endswith("No such file or directory; it must be a CSV file, plain or .gz")
+    assert refusal(tmp_path / "none.csv").endswith(
+        "No such file or directory; it must be a CSV file, plain or .gz, or a Parquet file"
+    )
     with pytest.raises(FeedError, match="No such file or directory"):
         feed.identify(tmp_path / "none.csv")
 
