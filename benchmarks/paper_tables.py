@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from sor import plot
+from sor import cli, plot
 from sor.placement import Costs, Evaluation, evaluate, place, simulate_flows
 
 MEAN_FLOW_SZ, COMMON_SHARE, QUEUE_SZ = 2_200, 0.6, 2_000
@@ -48,7 +48,7 @@ PRINTED = {  # (S, K): W of X*, of X_L, of X_E; then fees, impact, penalty, unde
 COLORS = 128  # of the picture: enough for its smooth edges
 CAPTION = (
     f"Flows are simulated, as in the paper: Poisson, {MEAN_FLOW_SZ:,} shares a venue, {100 * COMMON_SHARE:.0f} % of it common to all, "
-    f"behind a queue of {QUEUE_SZ:,}. Below 0 rebates and spread earn more than is paid. X* is printed to two decimals, evaluated "
+    f"behind a queue of {QUEUE_SZ:,}. Below 0 rebates and half-spreads earn more than is paid. X* is printed to two decimals, evaluated "
     f"on {SAMPLE:,} scenarios; SGD is the mean of {SEEDS} runs, it and all else evaluated on the same {FRESH:,} fresh ones. "
     "Equal parts: to market and to every venue. Each panel has its own scale."
 )
@@ -85,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--figure", type=_png, metavar="FILE.png", help="draw Table 1 to this file")
-    figure = parser.parse_args(argv).figure
+    path = parser.parse_args(argv).figure
     results = [solve(order_sz, venues) for order_sz, venues in PRINTED]
     print(table_1(results))
     print()
     print(table_2(results))
-    if figure:
-        draw(results, figure)
+    if path:
+        draw(results, path)
     return 0 if all(result.ok for result in results) else 1
 
 
@@ -107,15 +107,20 @@ def _png(name: str) -> Path:
 
 def draw(results: Sequence[Result], path: Path) -> None:
     """Table 1 as a picture, whole or not at all."""
+    picture = plot.placement_figure(cents_of_lines(results), CAPTION)
+    with utils.atomic(path) as temporary, open(temporary, "wb") as file:
+        plot.save(picture, file, "png", colors=COLORS)
+
+
+def cents_of_lines(results: Sequence[Result]) -> dict[str, dict[tuple[int, int], float]]:
+    """Cents per share of every line of the picture, by order size and venues."""
     rows = {(x.order_sz, x.venues): x for x in results}
-    cents = {
+    return {
         "paper": {key: x.paper[0] for key, x in rows.items()},
         "sgd": {key: x.sgd for key, x in rows.items()},
         "place": {key: x.ours.total for key, x in rows.items()},
         "equal": {key: x.equal for key, x in rows.items()},
     }
-    with utils.atomic(path) as temporary, open(temporary, "wb") as file:
-        plot.save(plot.placement_figure(cents, CAPTION), file, "png", colors=COLORS)
 
 
 def paper_costs(venues: int) -> Costs:
@@ -187,4 +192,4 @@ def table_2(results: list[Result]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))
