@@ -47,10 +47,10 @@ PRINTED = {  # (S, K): W of X*, of X_L, of X_E; then fees, impact, penalty, unde
 }
 COLORS = 128  # of the picture: enough for its smooth edges
 CAPTION = (
-    f"Flows are simulated, as in the paper: Poisson, {MEAN_FLOW_SZ:,} shares a venue, {100 * COMMON_SHARE:.0f} % of it common to all, "
-    f"behind a queue of {QUEUE_SZ:,}. Below 0 rebates and half-spreads earn more than is paid. X* is printed to two decimals, evaluated "
-    f"on {SAMPLE:,} scenarios; SGD is the mean of {SEEDS} runs, it and all else evaluated on the same {FRESH:,} fresh ones. "
-    "Equal parts: to market and to every venue. Each panel has its own scale."
+    f"Flows are simulated, as in the paper: Poisson, {MEAN_FLOW_SZ:,} shares a venue, {100 * COMMON_SHARE:.0f} % of it common "
+    f"to all, behind a queue of {QUEUE_SZ:,}. Below 0 rebates and half-spreads earn more than is paid. X* is printed to two "
+    f"decimals, evaluated on {SAMPLE:,} scenarios; SGD is the mean of {SEEDS} runs, it and all else evaluated on the same "
+    f"{FRESH:,} fresh ones. Equal parts: to market and to every venue. Each panel has its own scale."
 )
 
 
@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.paper_tables",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--figure", type=_png, metavar="FILE.png", help="draw Table 1 to this file")
     path = parser.parse_args(argv).figure
