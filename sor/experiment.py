@@ -100,11 +100,10 @@ def search(market: Market, order: Order, policy: str, triples: Triples, flows: F
     return Grid(triples, total_e6[column.ravel()], len(lanes))
 
 
-def section(taken: Taken, experiment: Experiment, venue_names: tuple[str, ...]) -> dict[str, object]:
+def section(taken: Taken, experiment: Experiment, market: Market) -> dict[str, object]:
     """One strategy's part of output.json; its fields are those of docs/output.schema.json."""
     size, mid = experiment.order.size, experiment.arrival_mid_px
     total_cash = int(taken.total_e6[0]) / 1e6
-    passive = taken.fills["kind"] == LIMIT
     return {
         "total_cash": total_cash,
         "avg_fill_px": round(total_cash / size, 8),
@@ -117,36 +116,49 @@ def section(taken: Taken, experiment: Experiment, venue_names: tuple[str, ...]) 
         "shares_taken": int(taken.filled_sz[0] - taken.passive_sz[0] + taken.swept_sz[0]),
         "shares_filled_passively": int(taken.passive_sz[0]),
         "shares_posted": int(taken.posted_sz[0]),
-        "queue_fill_rate": _fill_rate(taken),
+        "queue_fill_rate": _fill_rate(int(taken.passive_sz[0]), int(taken.posted_sz[0])),
         "completed_at_deadline": int(taken.swept_sz[0] + taken.priced_sz[0]),
         "priced_beyond_book": int(taken.priced_sz[0]),
         "surplus_shares": int(taken.surplus_sz[0]),
         "slices_market_only": taken.market_only_slices,
         "slices_skipped": taken.skipped_slices,
-        "shares_by_venue": _shares_by_venue(taken.fills, venue_names),
-        "shares_passive_by_venue": _shares_by_venue(taken.fills[passive], venue_names),
+        "by_venue": _by_venue(taken, market),
     }
 
 
-def _fill_rate(taken: Taken) -> float | None:
+def _fill_rate(filled_sz: int, posted_sz: int) -> float | None:
     """Part of the posted shares that was filled; None where nothing was posted."""
-    posted_sz = int(taken.posted_sz[0])
-    return round(int(taken.passive_sz[0]) / posted_sz, 6) if posted_sz else None
+    return round(filled_sz / posted_sz, 6) if posted_sz else None
 
 
-def _shares_by_venue(fills: np.ndarray, venue_names: tuple[str, ...]) -> dict[str, int]:
-    """Shares bought at each venue; publishers of one name, such as two feeds of an exchange, count together."""
-    shares: dict[str, int] = {}
-    for name, sz in zip(venue_names, np.bincount(fills["venue"], fills["sz"], len(venue_names)), strict=True):
-        shares[name] = shares.get(name, 0) + int(sz)
-    return {name: sz for name, sz in shares.items() if sz}
+def _by_venue(taken: Taken, market: Market) -> dict[str, dict[str, object]]:
+    """What lane 0 did at each venue; publishers of one name, such as two feeds of an exchange, count together."""
+    passive = taken.fills["kind"] == LIMIT
+    posted = taken.children[taken.children["kind"] == LIMIT]
+    names = np.array(market.venue_names)
+    rows = {}
+    for name in dict.fromkeys(market.venue_names):
+        here = names[taken.fills["venue"]] == name
+        bought, filled = taken.fills[here & ~passive], taken.fills[here & passive]
+        posted_sz = int(posted["sz"][names[posted["venue"]] == name].sum())
+        if len(bought) or len(filled) or posted_sz:
+            filled_sz = int(filled["sz"].sum())
+            rows[name] = {
+                "shares_taken": int(bought["sz"].sum()),
+                "shares_filled_passively": filled_sz,
+                "shares_posted": posted_sz,
+                "queue_fill_rate": _fill_rate(filled_sz, posted_sz),
+                "fees": int(bought["sz"] @ market.fees_e6[bought["venue"]]) / 1e6,
+                "rebates": int(filled["sz"] @ market.rebates_e6[filled["venue"]]) / 1e6,
+            }
+    return rows
 
 
 def seed_sections(experiment: Experiment, market: Market) -> dict[str, object]:
     """The four sections the trial asks for: best_parameters, optimized, baselines, savings_vs_baselines_bps."""
     size, mid = experiment.order.size, experiment.arrival_mid_px
-    optimized = section(experiment.taken[experiment.policy], experiment, market.venue_names)
-    baselines = {name: section(experiment.taken[name], experiment, market.venue_names) for name in BASELINES}
+    optimized = section(experiment.taken[experiment.policy], experiment, market)
+    baselines = {name: section(experiment.taken[name], experiment, market) for name in BASELINES}
     cash = optimized["total_cash"]
     return {
         "best_parameters": dict(zip(PARAMETERS, experiment.grid.triples[experiment.grid.best], strict=True)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import routing_oracle as oracle
@@ -35,6 +37,18 @@ def result(size: int = 200) -> experiment.Experiment:
     return experiment.run(day(), Order(size, window(0, 120)), "allocate", TRIPLES)
 
 
+def at_venue(taken: int, filled: int = 0, posted: int = 0, fees: float = 0.0, rebates: float = 0.0) -> dict:
+    """A row of `by_venue`."""
+    return {
+        "shares_taken": taken,
+        "shares_filled_passively": filled,
+        "shares_posted": posted,
+        "queue_fill_rate": filled / posted if posted else None,
+        "fees": fees,
+        "rebates": rebates,
+    }
+
+
 def test_costs_of_every_strategy():
     got = {name: int(taken.total_e6[0]) / 1e6 for name, taken in result().taken.items()}
     at_once = 100 * 10.023 + 100 * 10.04
@@ -46,7 +60,7 @@ def test_costs_of_every_strategy():
 
 
 def test_section_of_a_strategy():
-    got = experiment.section(result().taken["allocate"], result(), day().venue_names)
+    got = experiment.section(result().taken["allocate"], result(), day())
     assert got == {
         "total_cash": 2006.3,
         "avg_fill_px": 10.0315,
@@ -65,22 +79,21 @@ def test_section_of_a_strategy():
         "surplus_shares": 0,
         "slices_market_only": 0,
         "slices_skipped": 0,
-        "shares_by_venue": {"V2": 100, "V3": 100},
-        "shares_passive_by_venue": {},
+        "by_venue": {"V2": at_venue(100, fees=0.3), "V3": at_venue(100)},
     }
 
 
 def test_publishers_of_one_name_are_counted_together():
-    got = experiment.section(result().taken["allocate"], result(), ("XNAS", "XNAS"))
-    assert got["shares_by_venue"] == {"XNAS": 200}
+    got = experiment.section(result().taken["allocate"], result(), replace(day(), venue_names=("XNAS", "XNAS")))
+    assert got["by_venue"] == {"XNAS": at_venue(200, fees=0.3)}
 
 
 def test_section_of_an_order_larger_than_the_book():
     # 100 and 200 at once, 300 at 10.01; the other 400 at the dearest ask, 10.023 with its fee, and the spread, 0.03
-    got = experiment.section(result(1000).taken["allocate"], result(1000), day().venue_names)
+    got = experiment.section(result(1000).taken["allocate"], result(1000), day())
     assert got["total_cash"] == pytest.approx(100 * 10.023 + 200 * 10.04 + 300 * 10.01 + 400 * 10.053, rel=1e-12)
     assert (got["shares_filled"], got["completed_at_deadline"], got["priced_beyond_book"]) == (1000, 400, 400)
-    assert got["shares_by_venue"] == {"V2": 100, "V3": 500}
+    assert {name: row["shares_taken"] for name, row in got["by_venue"].items()} == {"V2": 100, "V3": 500}
     assert got["shares_taken"] == 600  # what is priced by rule was not taken from anyone
 
 
@@ -199,7 +212,9 @@ def venues_of(*rows: Quote | Print, fees_e6: tuple[int, ...] = (3000,)) -> Marke
 def routed(day: Market) -> tuple[experiment.Experiment, dict[str, object]]:
     """The experiment, and the router's section at the first triple."""
     got = experiment.run(day, ORDER, "router", TRIPLES)
-    return got, experiment.section(got.taken["router"], got, tuple("AB"[: len(day.venue_names)]))
+    return got, experiment.section(
+        got.taken["router"], got, replace(day, venue_names=tuple("AB"[: len(day.venue_names)]))
+    )
 
 
 def test_router_posts_where_sellers_come_and_pays_no_spread():
@@ -226,8 +241,7 @@ def test_router_posts_where_sellers_come_and_pays_no_spread():
         "surplus_shares": 0,
         "slices_market_only": 0,
         "slices_skipped": 0,
-        "shares_by_venue": {"A": 200},
-        "shares_passive_by_venue": {"A": 200},
+        "by_venue": {"A": at_venue(0, 200, 200, rebates=0.4)},
     }
 
 
@@ -238,7 +252,7 @@ def test_what_the_queue_left_is_taken_when_the_slice_ends_and_at_the_deadline():
     assert (got["fees"], got["rebates"]) == (0.51, 0.06)
     assert (got["shares_posted"], got["shares_filled_passively"], got["queue_fill_rate"]) == (200, 30, 0.15)
     assert (got["shares_taken"], got["completed_at_deadline"]) == (170, 100)
-    assert (got["shares_by_venue"], got["shares_passive_by_venue"]) == ({"A": 200}, {"A": 30})
+    assert got["by_venue"] == {"A": at_venue(170, 30, 200, fees=0.51, rebates=0.06)}
 
 
 def test_without_trades_the_router_takes_its_slices_and_says_so():
@@ -260,8 +274,8 @@ def test_shares_filled_passively_are_told_apart_by_venue():
     """Sellers come to the second venue only; the first one, without a fee, is where shares are taken."""
     rows = [shown(0), shown(0, 1), *(sold(at_s, venue=1) for at_s in range(10, 360, 30)), sold(370, 130, 1)]
     _, got = routed(venues_of(*rows, shown(480), fees_e6=(0, 3000)))
-    assert got["shares_passive_by_venue"] == {"B": 30}
-    assert got["shares_by_venue"] == {"A": 170, "B": 30}
+    taken = {name: (row["shares_taken"], row["shares_filled_passively"]) for name, row in got["by_venue"].items()}
+    assert taken == {"A": (170, 0), "B": (0, 30)}
     assert got["total_cash"] == pytest.approx(30 * (10 - 0.002) + 170 * 10.02, rel=1e-12)
 
 
@@ -280,6 +294,10 @@ def test_sections_of_the_router_are_the_sums_of_its_fills():
     result, got = routed(venues_of(shown(0), *sold_until(360), sold(370, 130), shown(480)))
     fills = result.taken["router"].fills
     assert got["fills"] == len(fills)
-    assert sum(got["shares_by_venue"].values()) == fills["sz"].sum() == 200
+    assert (
+        sum(row["shares_taken"] + row["shares_filled_passively"] for row in got["by_venue"].values())
+        == fills["sz"].sum()
+        == 200
+    )
     paid = int((fills["sz"].astype(np.int64) * fills["px_e4"]).sum()) / 1e4
     assert got["total_cash"] == pytest.approx(paid + got["fees"] - got["rebates"], abs=1e-9)
