@@ -33,7 +33,7 @@ IN_SAMPLE = "the cheapest triple of the very windows it is scored on: what tunin
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a day is cut and judged."""
+    """How a day is cut and judged; times in seconds."""
 
     window_s: float = 600.0
     stride_s: float = 600.0
@@ -68,7 +68,7 @@ class DayResult:
     total_e6: np.ndarray  # int64 (W, G)
     chosen: np.ndarray  # int (W,) triple of each window, NOT_SCORED where there was no past
     default: int  # index of the default triple
-    main: Arms  # of all windows but with `policy_e6` at the chosen triple: scored windows only
+    main: Arms  # scored windows, the strategy at the triple chosen for each
     variants: dict[str, dict[str, Arms]]  # {what was changed: {to what: scored windows}}
 
 
@@ -185,27 +185,32 @@ def _arms(
     flows: Flows | None,
     baselines: Sequence[str],
 ) -> Arms:
-    """Every planned order with its triple, every baseline and the floor."""
+    """What every planned order costs with its triple, with every baseline and at the floor."""
     flows = routing.flows_of(market, order) if flows is None else flows
-    policy_e6, clairvoyant_e6 = np.zeros((2, len(plan)), np.int64)
-    baseline_e6 = np.zeros((len(plan), len(baselines)), np.int64)
+    cost_e6 = np.zeros((len(plan), 1 + len(baselines)), np.int64)
+    clairvoyant_e6 = np.zeros(len(plan), np.int64)
     passive_sz = posted_sz = surplus_sz = 0
     priced_sz = np.zeros(1 + len(baselines), np.int64)
     for i, (each, triple) in enumerate(plan):
-        taken = policies.run(policy, market, each, (triple,), flows=flows, record=False)
-        policy_e6[i] = taken.total_e6[0]
-        passive_sz += int(taken.passive_sz[0])
-        posted_sz += int(taken.posted_sz[0])
-        surplus_sz += int(taken.surplus_sz[0])
-        priced_sz[0] += taken.priced_sz[0]
-        for b, name in enumerate(baselines):
-            taken = policies.run(name, market, each, flows=flows, record=False)
-            baseline_e6[i, b] = taken.total_e6[0]
-            priced_sz[1 + b] += taken.priced_sz[0]
+        own = policies.run(policy, market, each, (triple,), flows=flows, record=False)
+        others = (policies.run(name, market, each, flows=flows, record=False) for name in baselines)
+        for b, taken in enumerate((own, *others)):
+            cost_e6[i, b] = taken.total_e6[0]
+            priced_sz[b] += taken.priced_sz[0]
+        passive_sz += int(own.passive_sz[0])
+        posted_sz += int(own.posted_sz[0])
+        surplus_sz += int(own.surplus_sz[0])
         terminal = markets.terminal(market, each.window, each.penalty_px)
         clairvoyant_e6[i], _ = clairvoyant(market.updates, market.fees_e6, each.window, each.size, terminal, each.rule)
     return Arms(
-        policy_e6, baseline_e6, clairvoyant_e6, order.size, passive_sz, posted_sz, surplus_sz, tuple(priced_sz.tolist())
+        policy_e6=cost_e6[:, 0],
+        baseline_e6=cost_e6[:, 1:],
+        clairvoyant_e6=clairvoyant_e6,
+        size=order.size,
+        passive_sz=passive_sz,
+        posted_sz=posted_sz,
+        surplus_sz=surplus_sz,
+        priced_sz=tuple(priced_sz.tolist()),
     )
 
 
@@ -220,8 +225,9 @@ def section(days: Sequence[DayResult], policy: str, triples: routing.Triples, pr
     total_e6 = np.concatenate([each.total_e6[which] for each, which in zip(days, scored, strict=True)])
     judge = _Judge(protocol, mid_e6, label if len(days) > 1 else None)
     main = _pooled([each.main for each in days])
-    best = statistics.in_sample_best(total_e6) if len(total_e6) else days[0].default
     default = days[0].default
+    best = statistics.in_sample_best(total_e6) if len(total_e6) else default
+    at_best, at_default = (replace(main, policy_e6=total_e6[:, each]) for each in (best, default))
     return {
         "policy": policy,
         "order_size": main.size,
@@ -229,32 +235,42 @@ def section(days: Sequence[DayResult], policy: str, triples: routing.Triples, pr
         "windows": sum(len(each.starts_ns) for each in days),
         "scored_windows": len(mid_e6),
         "protocol": {**asdict(protocol), "embargo_s": protocol.window_s, "block_windows": judge.block},
-        "walk_forward": {
-            **judge.arm(main.policy_e6, main),
-            "chosen": _chosen(days, triples),
-            "passive_share": _share(main.passive_sz, main.size * len(mid_e6)),
-            "queue_fill_rate": _share(main.passive_sz, main.posted_sz),
-            "surplus_shares": main.surplus_sz,
-            "priced_beyond_book_share": judge.priced(main, policy, BASELINES),
-            "savings": judge.savings(main, BASELINES),
-        },
+        "walk_forward": _walk_forward(days, policy, triples, judge, main),
         "in_sample": {
-            **_named(triples[best]),
-            **judge.arm(total_e6[:, best], main),
-            "savings": judge.savings(replace(main, policy_e6=total_e6[:, best]), BASELINES),
+            **_fixed(triples[best], judge, at_best),
             "note": IN_SAMPLE if len(total_e6) else "no window was scored: the default triple",
         },
-        "default_parameters": {
-            **_named(triples[default]),
-            **judge.arm(total_e6[:, default], main),
-            "savings": judge.savings(replace(main, policy_e6=total_e6[:, default]), BASELINES),
-        },
+        "default_parameters": _fixed(triples[default], judge, at_default),
         "strategies": {
-            **{name: judge.arm(main.baseline_e6[:, b], main) for b, name in enumerate(BASELINES)},
-            "clairvoyant": judge.arm(main.clairvoyant_e6, main),
+            **{name: judge.arm(main.baseline_e6[:, b], main.size) for b, name in enumerate(BASELINES)},
+            "clairvoyant": judge.arm(main.clairvoyant_e6, main.size),
         },
         **_varied(days, policy, judge),
         "note": judge.note(main),
+    }
+
+
+def _walk_forward(
+    days: Sequence[DayResult], policy: str, triples: routing.Triples, judge: _Judge, main: Arms
+) -> dict[str, object]:
+    """The strategy at the triples chosen on earlier windows: what may be claimed."""
+    return {
+        **judge.arm(main.policy_e6, main.size),
+        "chosen": _chosen(days, triples),
+        "passive_share": _share(main.passive_sz, main.size * len(main.policy_e6)),
+        "queue_fill_rate": _share(main.passive_sz, main.posted_sz),
+        "surplus_shares": main.surplus_sz,
+        "priced_beyond_book_share": judge.priced(main, policy, BASELINES),
+        "savings": judge.savings(main, BASELINES),
+    }
+
+
+def _fixed(triple: tuple[float, float, float], judge: _Judge, arms: Arms) -> dict[str, object]:
+    """The strategy at one triple in every scored window."""
+    return {
+        **_named(triple),
+        **judge.arm(arms.policy_e6, arms.size),
+        "savings": judge.savings(arms, BASELINES),
     }
 
 
@@ -265,7 +281,7 @@ def _varied(days: Sequence[DayResult], policy: str, judge: _Judge) -> dict[str, 
         for to in by_value:
             arms = _pooled([each.variants[what][to] for each in days])
             rows.setdefault(what, {})[to] = {
-                **judge.arm(arms.policy_e6, arms),
+                **judge.arm(arms.policy_e6, arms.size),
                 "passive_share": _share(arms.passive_sz, arms.size * len(arms.policy_e6)),
                 "priced_beyond_book_share": judge.priced(arms, policy, COMPARED),
                 "savings": judge.savings(arms, COMPARED),
@@ -301,26 +317,23 @@ class _Judge:
             len(self.mid_e6), round(self.protocol.window_s * 1e9), round(self.protocol.stride_s * 1e9)
         )
 
-    def arm(self, cost_e6: np.ndarray, arms: Arms) -> dict[str, object]:
+    def arm(self, cost_e6: np.ndarray, size: int) -> dict[str, object]:
         """Shortfall of one strategy: bps of the value at arrival with intervals, cents per share."""
-        notional_e6 = self.mid_e6 * arms.size
-        against = Scored(notional_e6, cost_e6[:, None], notional_e6, notional_e6, arms.size, self.day)
-        found = asdict(self._summary(against, ("shortfall",))["shortfall"])
+        notional_e6 = self.mid_e6 * size
+        against = Scored(notional_e6, cost_e6[:, None], notional_e6, notional_e6, size, self.day)
+        found = self._summary(against, ("shortfall",))["shortfall"]
         return {
-            "shortfall_bps": _rounded(found["saved_bps"]),
-            "shortfall_cents_per_share": _rounded(found["saved_cents_per_share"]),
-            "ci95": _rounded(found["ci95"]),
-            "ci99": _rounded(found["ci99"]),
+            "shortfall_bps": _rounded(found.saved_bps),
+            "shortfall_cents_per_share": _rounded(found.saved_cents_per_share),
+            "ci95": _rounded(found.ci95),
+            "ci99": _rounded(found.ci99),
         }
 
     def savings(self, arms: Arms, baselines: Sequence[str]) -> dict[str, dict[str, object]]:
         """What the strategy saved against each baseline."""
-        scored = Scored(
-            arms.policy_e6, arms.baseline_e6, arms.clairvoyant_e6, self.mid_e6 * arms.size, arms.size, self.day
-        )
         return {
             name: {key: _rounded(value) for key, value in asdict(saving).items() if key not in ("windows", "note")}
-            for name, saving in self._summary(scored, baselines).items()
+            for name, saving in self._summary(self._scored(arms), baselines).items()
         }
 
     def priced(self, arms: Arms, policy: str, baselines: Sequence[str]) -> dict[str, float | None]:
@@ -330,14 +343,15 @@ class _Judge:
 
     def note(self, arms: Arms) -> str:
         """Why there is no interval, or what the intervals are."""
-        scored = Scored(
-            arms.policy_e6, arms.baseline_e6, arms.clairvoyant_e6, self.mid_e6 * arms.size, arms.size, self.day
-        )
-        missing = self._summary(scored, BASELINES)[BASELINES[0]].note
+        missing = self._summary(self._scored(arms), BASELINES)[BASELINES[0]].note
         return missing or (
             "intervals are of the path of triples that was chosen, about 5 points too narrow (look at the 99 % too), "
             "p_holm is as generous, and all of it is of this sample of days: no claim about others"
         )
+
+    def _scored(self, arms: Arms) -> Scored:
+        notional_e6 = self.mid_e6 * arms.size
+        return Scored(arms.policy_e6, arms.baseline_e6, arms.clairvoyant_e6, notional_e6, arms.size, self.day)
 
     def _summary(self, scored: Scored, names: Sequence[str]) -> dict[str, statistics.Saving]:
         return statistics.summary(

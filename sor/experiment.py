@@ -80,13 +80,17 @@ def run(market: Market, order: Order, policy: str, triples: Triples) -> Experime
 
 
 def refuse_overflow(market: Market, order: Order) -> None:
-    """ReplayError where the dearest way to buy the order is beyond the int64 micro-dollars that cash is counted in."""
+    """ReplayError where the dearest way to buy the order is beyond the int64 micro-dollars that cash is counted in.
+
+    Limit orders at every venue may fill together: then it is bought once more at each of them.
+    """
     dearest_px = (
         int(market.updates.ask_px_e4.max()) / 1e4 + (order.penalty_px or float(np.nanmax(market.nbbo.spread_px))) + 1
     )
-    if order.size * dearest_px >= MOST_CASH:
+    most_cash = order.size * dearest_px * (1 + int(market.routable.sum()))
+    if most_cash >= MOST_CASH:
         raise ReplayError(
-            f"buying {order.size} shares could cost {order.size * dearest_px:,.0f} USD at the dearest ask shown; "
+            f"buying {order.size} shares could cost {most_cash:,.0f} USD at the dearest ask shown, all limit orders filled; "
             f"it must stay below {MOST_CASH:,.0f} USD: choose a smaller --order-size"
         )
 

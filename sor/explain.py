@@ -20,11 +20,12 @@ from sor.orders import (
     SHORT,
     SLICE_COMPLETE,
     SLICE_OVER,
+    TAKE,
     Order,
     Taken,
 )
 
-KINDS = {0: "market", LIMIT: "limit", DEADLINE: "deadline sweep"}
+KINDS = {TAKE: "market", LIMIT: "limit", DEADLINE: "deadline sweep"}
 ENDS = {
     FILLED: "filled",
     SLICE_OVER: "cancelled when its slice ended",
@@ -44,18 +45,17 @@ def lines(taken: Taken, market: Market, order: Order) -> Iterator[dict[str, obje
     for number, child in enumerate(np.sort(children, order=["sent_ns", "slice"], kind="stable")):
         yield {"child": number, **_child(child, market)}
     end = _utc(order.window.end_ns)
-    if priced_sz := int(taken.priced_sz[0]):
+    if taken.priced_sz[0]:
         why = "nowhere on the book at the deadline: charged by rule"
-        yield {"kind": "priced", "ended": end, "shares": priced_sz, "cost": int(taken.priced_e6[0]) / 1e6, "why": why}
-    if surplus_sz := int(taken.surplus_sz[0]):
+        yield _by_rule("priced", end, taken.priced_sz[0], taken.priced_e6[0], why)
+    if taken.surplus_sz[0]:
         why = "bought too many by limit orders that filled together: sold at the deadline by rule"
-        yield {
-            "kind": "surplus",
-            "ended": end,
-            "shares": surplus_sz,
-            "cost": -int(taken.surplus_e6[0]) / 1e6,
-            "why": why,
-        }
+        yield _by_rule("surplus", end, taken.surplus_sz[0], -taken.surplus_e6[0], why)
+
+
+def _by_rule(kind: str, end: str, sz: np.int64, cost_e6: np.int64, why: str) -> dict[str, object]:
+    """The record of shares that no child order bought or sold."""
+    return {"kind": kind, "ended": end, "shares": int(sz), "cost": int(cost_e6) / 1e6, "why": why}
 
 
 def _children_of(fills: np.ndarray) -> np.ndarray:
@@ -72,6 +72,7 @@ def _children_of(fills: np.ndarray) -> np.ndarray:
 
 
 def _child(child: np.void, market: Market) -> dict[str, object]:
+    """The record of one child order."""
     kind, venue, filled_sz = int(child["kind"]), int(child["venue"]), int(child["filled_sz"])
     cash_e6 = filled_sz * int(child["px_e4"]) * 100
     fee_e6 = 0 if kind == LIMIT else filled_sz * int(market.fees_e6[venue])

@@ -6,43 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SHADOW, RESET = 0, 1
-TAKE, LIMIT, DEADLINE = 0, 1, 2  # a fill across the spread, of a resting order, in the sweep that completes every order
-FILL_DTYPE = np.dtype(  # one fill of one lane
-    [
-        ("ts_ns", np.int64),  # when, UTC nanoseconds
-        ("venue", np.int16),  # index into publisher_ids
-        ("px_e4", np.int32),  # 1e-4 USD per share, without fee
-        ("sz", np.int32),  # shares
-        ("kind", np.int8),  # TAKE, LIMIT or DEADLINE
-    ]
-)
-
-
-# Why a child order ended: filled in full; replaced at the next slice; its slice complete; it would have locked the
-# venue's book on arrival; the deadline; for a market order, the venue showed less than was sent for, or became dearer.
-FILLED, SLICE_OVER, SLICE_COMPLETE, REJECTED, AT_DEADLINE, SHORT = range(6)
-CHILD_DTYPE = np.dtype(  # one child order of lane 0
-    [
-        ("slice", np.int64),  # number of the decision that sent it
-        ("kind", np.int64),  # TAKE, LIMIT or DEADLINE
-        ("venue", np.int64),
-        ("px_e4", np.int64),  # limit price, or price taken at; 0: nothing taken
-        ("sz", np.int64),
-        ("sent_ns", np.int64),
-        ("arrived_ns", np.int64),
-        ("ended_ns", np.int64),
-        ("ahead_sz", np.int64),  # shares before it in the queue on arrival
-        ("ahead_at_end_sz", np.int64),
-        ("filled_sz", np.int64),
-        ("end", np.int64),  # FILLED ... SHORT
-    ]
-)
+SHADOW, RESET = 0, 1  # displayed size is taken once (see sor.replay); every update makes all of it fresh
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the day an order lives in: from start_ns, and completed at end_ns."""
+    """The part of the day an order lives in: from start_ns, and completed at end_ns; UTC nanoseconds."""
 
     start_ns: int
     end_ns: int
@@ -57,13 +26,44 @@ class Order:
     slice_ns: int = 60 * 10**9
     volume: str = "past"  # profile of vwap: "past" is known at the time, "day" looks ahead
     penalty_px: float | None = None  # USD per share that is nowhere on the book at the end; None: the spread then
-    rule: int = SHADOW
+    rule: int = SHADOW  # or RESET
     optimistic_cancels: bool = False  # shares cancelled at our price come off the queue ahead in proportion
     cancel_on_fill: bool = True  # a slice that is complete cancels its other limit orders
     catch_up: str = "slice"  # "slice": what a slice missed is swept when it ends, "carry": it joins the next
     scenarios: int = 500  # past intervals that placements are based on, at most
     scenario_step_ns: int = 5 * 10**9  # an interval begins every so often
     adverse_weight: float = 0.25  # how far the mid's move during fills enters the rebate
+
+
+TAKE, LIMIT, DEADLINE = 0, 1, 2  # across the spread; resting; in the sweep that completes every order
+FILL_DTYPE = np.dtype(  # one fill of one lane
+    [
+        ("ts_ns", np.int64),  # when, UTC nanoseconds
+        ("venue", np.int16),  # index into publisher_ids
+        ("px_e4", np.int32),  # 1e-4 USD per share, without fee
+        ("sz", np.int32),  # shares
+        ("kind", np.int8),  # TAKE, LIMIT or DEADLINE
+    ]
+)
+# Why a child order ended: filled in full; replaced at the next slice; its slice complete; it would have locked the
+# venue's book on arrival; the deadline; for a market order, the venue showed less than was sent for, or became dearer.
+FILLED, SLICE_OVER, SLICE_COMPLETE, REJECTED, AT_DEADLINE, SHORT = range(6)
+CHILD_DTYPE = np.dtype(  # one child order of lane 0
+    [
+        ("slice", np.int64),  # number of the decision that sent it
+        ("kind", np.int64),  # TAKE, LIMIT or DEADLINE
+        ("venue", np.int64),  # index into publisher_ids
+        ("px_e4", np.int64),  # 1e-4 USD per share: limit price, or price taken at; 0: nothing taken
+        ("sz", np.int64),  # shares sent for
+        ("sent_ns", np.int64),  # UTC nanoseconds
+        ("arrived_ns", np.int64),  # 0: never
+        ("ended_ns", np.int64),
+        ("ahead_sz", np.int64),  # shares before it in the queue on arrival
+        ("ahead_at_end_sz", np.int64),
+        ("filled_sz", np.int64),
+        ("end", np.int64),  # FILLED ... SHORT
+    ]
+)
 
 
 @dataclass(frozen=True)

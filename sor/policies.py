@@ -143,14 +143,14 @@ def run(
     sweep : bool
         Complete the order at its end; without it the order is under way, and slices beyond the data wait.
     record : bool
-        Keep the fills of lane 0.
+        Keep the fills of lane 0, and where orders take time or queue, its child orders.
     """
     policy = POLICIES[name]
     if policy.place:
         flows = routing.flows_of(market, order) if flows is None else flows
         return routing.route(policy.place, market, order, triples, flows, sweep=sweep, record=record)
     schedule = policy.schedule(market, order)
-    begun = schedule.clock_ns <= (order.window.end_ns if sweep else market.last_ns)
+    begun = sweep | (schedule.clock_ns <= market.last_ns)
     release_sz = np.repeat(schedule.release_sz[begun], len(triples), axis=1)
     schedule = replace(schedule, clock_ns=schedule.clock_ns[begun], release_sz=release_sz)
     execute = execute_late if market.latency_ns.any() else execute_at_once
@@ -175,7 +175,10 @@ def execute_at_once(
 
 
 def execute_late(market: Market, order: Order, schedule: Schedule, *, sweep: bool = True, record: bool = True) -> Taken:
-    """Trade a schedule whose orders take the venue's latency to arrive; without latency the same as `execute_at_once`."""
+    """Trade a schedule whose orders take the venue's latency to arrive; without latency the same as `execute_at_once`.
+
+    Every lane of the schedule releases the same shares, and two releases are further apart than any latency.
+    """
     lanes = schedule.release_sz.shape[1]
     desk = Execution(
         market,
@@ -190,8 +193,7 @@ def execute_late(market: Market, order: Order, schedule: Schedule, *, sweep: boo
     no_limits = np.zeros((market.updates.venues, lanes), np.int64)
     for now_ns, due_sz in zip(schedule.clock_ns.tolist(), np.cumsum(schedule.release_sz, axis=0), strict=True):
         desk.advance(now_ns)
-        desk.send(now_ns, due_sz - desk.bought - desk.under_way, 0, no_limits, int(due_sz[0]))
-    desk.advance(order.window.end_ns if sweep else min(order.window.end_ns, market.last_ns))
+        desk.send(now_ns, due_sz - desk.bought_sz, 0, no_limits, int(due_sz[0]))
     return desk.complete(order.size, markets.terminal(market, order.window, order.penalty_px), sweep=sweep)
 
 

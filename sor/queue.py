@@ -16,7 +16,6 @@ from numba import njit
 from sor.market import Market
 
 UNBOUNDED = 2**31 - 1  # shares: an order of any size is filled in full
-DAY_NS = 86_400 * 10**9
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ def fillable_flows(
     since_ns, until_ns : int
         Intervals start at or after the one and end by the other, and within the data.
     length_ns, step_ns : int
+        Of an interval, and from the start of one to the next.
     optimistic : bool
         Every cancelled share at our price comes off the queue ahead in proportion.
 
@@ -67,27 +67,28 @@ def fillable_flows(
 
 
 @njit(cache=True)
-def on_print(px_e4, sz, order_px_e4, ahead, shown):  # pragma: no cover
+def on_print(px_e4, sz, order_px_e4, ahead_sz, shown_sz):  # pragma: no cover
     """A trade at the order's venue by a seller: (shares for us, shares still ahead, shares shown at our price)."""
     if px_e4 < order_px_e4:
         return np.int64(sz), np.int64(0), np.int64(0)
     if px_e4 == order_px_e4:
-        return max(np.int64(sz) - ahead, np.int64(0)), max(ahead - sz, np.int64(0)), max(shown - sz, np.int64(0))
-    return np.int64(0), ahead, shown
+        none = np.int64(0)
+        return max(np.int64(sz) - ahead_sz, none), max(ahead_sz - sz, none), max(shown_sz - sz, none)
+    return np.int64(0), ahead_sz, shown_sz
 
 
 @njit(cache=True)
-def on_quote(bid_px_e4, bid_sz, ask_px_e4, order_px_e4, ahead, shown, optimistic):  # pragma: no cover
+def on_quote(bid_px_e4, bid_sz, ask_px_e4, order_px_e4, ahead_sz, shown_sz, optimistic):  # pragma: no cover
     """A quote of the order's venue: the same three; an ask at our price or below must have filled us."""
     if 0 < ask_px_e4 <= order_px_e4:
-        return np.int64(UNBOUNDED), ahead, shown
+        return np.int64(UNBOUNDED), ahead_sz, shown_sz
     if bid_px_e4 == order_px_e4:
-        if optimistic and bid_sz < shown:
-            ahead = -(-ahead * bid_sz // shown)
-        return np.int64(0), min(ahead, np.int64(bid_sz)), np.int64(bid_sz)
+        if optimistic and bid_sz < shown_sz:
+            ahead_sz = -(-ahead_sz * bid_sz // shown_sz)
+        return np.int64(0), min(ahead_sz, np.int64(bid_sz)), np.int64(bid_sz)
     if 0 < bid_px_e4 < order_px_e4:
         return np.int64(0), np.int64(0), np.int64(0)
-    return np.int64(0), ahead, shown
+    return np.int64(0), ahead_sz, shown_sz
 
 
 @njit(cache=True)
@@ -96,9 +97,9 @@ def _flows(tape, best_bid_px_e4, starts_ns, known, length_ns, venues, optimistic
     count = len(starts_ns)
     fill_sz = np.zeros((venues, count), np.int32)
     px_e4 = np.zeros((venues, count), np.int32)  # 0: no order of that interval rests there
-    ahead = np.zeros((venues, count), np.int64)
-    shown = np.zeros((venues, count), np.int64)
-    bids = np.zeros((3, venues), np.int32)  # bid, its size, ask
+    ahead_sz = np.zeros((venues, count), np.int64)
+    shown_sz = np.zeros((venues, count), np.int64)
+    quotes = np.zeros((3, venues), np.int32)  # bid, its size, ask
     oldest, started, b, i = 0, 0, 0, 0
     while True:
         is_print = i < len(tape.print_ns) and tape.print_before[i] <= b
@@ -106,38 +107,57 @@ def _flows(tape, best_bid_px_e4, starts_ns, known, length_ns, venues, optimistic
             break
         now_ns = tape.print_ns[i] if is_print else tape.ts_ns[b]
         while started < count and starts_ns[started] < now_ns:
-            px = best_bid_px_e4[known[started] - 1]
-            for v in range(venues):
-                if tape.routable[v] and not 0 < bids[2, v] <= px:
-                    px_e4[v, started] = px
-                    ahead[v, started] = bids[1, v] if bids[0, v] == px else 0
-                    shown[v, started] = ahead[v, started]
+            _join(started, best_bid_px_e4[known[started] - 1], tape.routable, quotes, px_e4, ahead_sz, shown_sz)
             started += 1
         while oldest < started and starts_ns[oldest] + length_ns < now_ns:
             oldest += 1
-        begin, end = (i, i + 1) if is_print else (tape.first[b], tape.first[b + 1])
-        for row in range(begin, end):
-            v = tape.print_venue[row] if is_print else tape.venue[row]
-            for n in range(oldest, started):
-                order_px = px_e4[v, n]
-                if order_px == 0:
-                    continue
-                if is_print:
-                    hit, ahead[v, n], shown[v, n] = on_print(
-                        tape.print_px_e4[row], tape.print_sz[row], order_px, ahead[v, n], shown[v, n]
-                    )
-                else:
-                    hit, ahead[v, n], shown[v, n] = on_quote(
-                        tape.bid_px_e4[row], tape.bid_sz[row], tape.ask_px_e4[row],
-                        order_px, ahead[v, n], shown[v, n], optimistic,
-                    )  # fmt: skip
-                fill_sz[v, n] = min(fill_sz[v, n] + hit, UNBOUNDED)
-                if hit == UNBOUNDED:
-                    px_e4[v, n] = 0
-            if not is_print:
-                bids[0, v], bids[1, v], bids[2, v] = tape.bid_px_e4[row], tape.bid_sz[row], tape.ask_px_e4[row]
         if is_print:
+            v = tape.print_venue[i]
+            _meet_print(
+                tape.print_px_e4[i], tape.print_sz[i], px_e4[v], ahead_sz[v], shown_sz[v], fill_sz[v], oldest, started
+            )
             i += 1
-        else:
-            b += 1
+            continue
+        for row in range(tape.first[b], tape.first[b + 1]):
+            v = tape.venue[row]
+            bid_px_e4, bid_sz, ask_px_e4 = tape.bid_px_e4[row], tape.bid_sz[row], tape.ask_px_e4[row]
+            _meet_quote(
+                bid_px_e4, bid_sz, ask_px_e4,
+                px_e4[v], ahead_sz[v], shown_sz[v], fill_sz[v], oldest, started, optimistic,
+            )  # fmt: skip
+            quotes[0, v], quotes[1, v], quotes[2, v] = bid_px_e4, bid_sz, ask_px_e4
+        b += 1
     return fill_sz
+
+
+@njit(cache=True)
+def _join(n, best_px_e4, routable, quotes, px_e4, ahead_sz, shown_sz):  # pragma: no cover
+    """The order of interval n joins the queue of every venue that does not refuse it."""
+    for v in range(len(routable)):
+        if routable[v] and not 0 < quotes[2, v] <= best_px_e4:
+            px_e4[v, n] = best_px_e4
+            ahead_sz[v, n] = quotes[1, v] if quotes[0, v] == best_px_e4 else 0
+            shown_sz[v, n] = ahead_sz[v, n]
+
+
+@njit(cache=True)
+def _meet_print(px_e4, sz, order_px_e4, ahead_sz, shown_sz, fill_sz, oldest, started):  # pragma: no cover
+    """A trade meets the orders at its venue of the intervals under way; their arrays are (I,)."""
+    for n in range(oldest, started):
+        if order_px_e4[n]:
+            hit_sz, ahead_sz[n], shown_sz[n] = on_print(px_e4, sz, order_px_e4[n], ahead_sz[n], shown_sz[n])
+            fill_sz[n] = min(fill_sz[n] + hit_sz, UNBOUNDED)
+
+
+@njit(cache=True)
+def _meet_quote(
+    bid_px_e4, bid_sz, ask_px_e4, order_px_e4, ahead_sz, shown_sz, fill_sz, oldest, started, optimistic
+):  # pragma: no cover
+    """The same of a quote; what fills an order of unbounded size ends it."""
+    for n in range(oldest, started):
+        if order_px_e4[n]:
+            hit_sz, ahead_sz[n], shown_sz[n] = on_quote(
+                bid_px_e4, bid_sz, ask_px_e4, order_px_e4[n], ahead_sz[n], shown_sz[n], optimistic
+            )
+            if hit_sz:
+                fill_sz[n], order_px_e4[n] = UNBOUNDED, 0

@@ -20,8 +20,9 @@ from sor.execution import Execution
 from sor.market import Market
 from sor.orders import Order, Taken, slice_starts, whole_shares
 from sor.placement.many import place_many
-from sor.queue import DAY_NS, Flows, fillable_flows
+from sor.queue import Flows, fillable_flows
 
+DAY_NS = 86_400 * 10**9
 FEWEST_SCENARIOS = 50  # with fewer, or before the feed's first trade, only market orders are sent
 MOST_ADVERSE_PX = 0.03  # USD per share: bound on the estimate of how fills move the mid
 Triples = tuple[tuple[float, float, float], ...]  # (lambda_over, lambda_under, theta_queue), USD per share
@@ -35,11 +36,12 @@ class Moment:
     order: Order
     now_ns: int
     ask_px_e4: np.ndarray  # int32 (K,) as displayed now
-    ask_sz: np.ndarray
-    half_spread_px: float
+    ask_sz: np.ndarray  # int32 (K,) shares
+    half_spread_px: float  # USD per share
     recent: Flows  # the last intervals that have ended by now
 
 
+# (moment, shares of the slice, triples (P, 3)) -> shares to market (P,), shares to post (K, P)
 Rule = Callable[[Moment, int, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -80,7 +82,7 @@ def equal(moment: Moment, slice_sz: int, triples: np.ndarray) -> tuple[np.ndarra
 
 
 def limit_only(moment: Moment, slice_sz: int, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Everything posted at the venue where, on average, most of it was filled."""
+    """Everything posted at the venue where, on average, most of it was filled; the first of equals."""
     expected_sz = np.minimum(moment.recent.fill_sz, slice_sz).mean(axis=1)
     best = int(np.argmax(np.where(moment.market.routable, expected_sz, -1.0)))
     limit_sz = np.zeros((len(expected_sz), len(triples)), np.int64)
@@ -151,27 +153,25 @@ def route(
     clock_ns = slice_starts(order)
     due_sz = np.cumsum(whole_shares(np.ones(len(clock_ns)), order.size))
     known = market.updates.batches_by(clock_ns)
+    no_limits = np.zeros((market.updates.venues, len(lanes)), np.int64)
     market_only = skipped = 0
     for j, now_ns in enumerate(clock_ns.tolist()):
         if not sweep and now_ns > market.last_ns:
             break
         desk.advance(now_ns)
-        market_sz, limit_sz = np.zeros(len(lanes), np.int64), np.zeros((market.updates.venues, len(lanes)), np.int64)
-        if desk.ready():
-            swept_sz, slice_sz = _shares(desk.bought, due_sz[j - 1] if j else 0, due_sz[j], order.catch_up)
-            recent = flows.known_by(now_ns, order.scenarios)
-            queueing = can_queue(market, recent, now_ns)
-            market_only += not queueing
-            if queueing:
-                moment = Moment(market, order, now_ns, *desk.asks, _half_spread_px(market, known[j]), recent)
-                market_sz, limit_sz = _place(rule, moment, slice_sz, lanes)
-            else:
-                market_sz = slice_sz
-            market_sz = market_sz + swept_sz
-        else:
+        missed_sz, slice_sz = _shares(desk.bought_sz, due_sz[j - 1] if j else 0, due_sz[j], order.catch_up)
+        recent = flows.known_by(now_ns, order.scenarios)
+        if not desk.ready():
             skipped += 1
+            market_sz, limit_sz = np.zeros_like(slice_sz), no_limits
+        elif can_queue(market, recent, now_ns):
+            moment = Moment(market, order, now_ns, *desk.asks, _half_spread_px(market, known[j]), recent)
+            market_sz, limit_sz = _place(rule, moment, slice_sz, lanes)
+            market_sz += missed_sz
+        else:
+            market_only += 1
+            market_sz, limit_sz = slice_sz + missed_sz, no_limits
         desk.send(now_ns, market_sz, int(market.nbbo.bid_px_e4[known[j] - 1]), limit_sz, int(due_sz[j]))
-    desk.advance(order.window.end_ns if sweep else min(order.window.end_ns, market.last_ns))
     taken = desk.complete(order.size, markets.terminal(market, order.window, order.penalty_px), sweep=sweep)
     return replace(taken, market_only_slices=market_only, skipped_slices=skipped)
 
@@ -200,5 +200,6 @@ def _place(rule: Rule, moment: Moment, slice_sz: np.ndarray, triples: np.ndarray
 
 
 def _half_spread_px(market: Market, batches: int) -> float:
+    """Half the consolidated spread after so many batches, USD per share."""
     best = market.nbbo
     return float(best.ask_px_e4[batches - 1] - best.bid_px_e4[batches - 1]) / 2e4

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import routing_oracle as oracle
-from routing_oracle import Print, Quote
 
 from sor import experiment, policies
 from sor import market as markets
@@ -15,7 +13,9 @@ from sor.experiment import BASELINES, Grid
 from sor.market import Market
 from sor.orders import Order, Window
 from sor.policies import Policy
+from tests import routing_oracle as oracle
 from tests.helpers import SECOND_NS, ask, clear, market, quote, trade, window
+from tests.routing_oracle import Print, Quote
 
 TRIPLES = ((0.0, 0.1, 0.0), (0.0, 0.2, 0.0), (0.5, 0.1, 0.0), (0.5, 0.2, 0.3))
 FEES_E6 = {2: 3000, 3: 0}

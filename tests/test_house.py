@@ -7,7 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OURS = ("sor", "allocator", "config", "utils", "broker", "kafka_producer", "backtest", "benchmarks")
-EDGES = {"feed", "stream", "plot", "synthetic", "cli", "days"}  # modules and packages of sor that may touch the world
+EDGES = {
+    "__init__",
+    "feed",
+    "stream",
+    "plot",
+    "synthetic",
+    "cli",
+    "days",
+}  # modules and packages of sor that may touch the world
 ONLY_IN = {"kafka": "stream", "matplotlib": "plot", "pyarrow": "feed", "dask": "days", "distributed": "days"}
 MAY_IMPORT = {
     "sor": {"sor", "allocator"},
