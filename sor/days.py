@@ -369,17 +369,17 @@ def _blocked(*signals: int) -> Iterator[None]:
 
 @contextmanager
 def _connected(address: str) -> Iterator[Client]:
-    from distributed import Client
+    import distributed
 
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is our error line
     try:
-        client = Client(address, timeout=CONNECT_S)
+        client = distributed.Client(address, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
         raise SorError(f"dask is {address!r}: {error}; it must be the address of a Dask scheduler that runs") from None
     with client:
         try:
             client.wait_for_workers(1, CONNECT_S)
-        except TimeoutError:
+        except distributed.TimeoutError:
             raise SorError(f"dask is {address!r}: no worker in {CONNECT_S} s; at least one must be connected") from None
         yield client
 

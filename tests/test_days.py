@@ -243,13 +243,13 @@ def kills_its_worker(file):
 
 
 @contextmanager
-def scheduler(folder):
-    """The address of a scheduler in a process of its own with one worker, both ended with the block."""
+def scheduler(folder, workers=1):
+    """The address of a scheduler in a process of its own with one worker or none, ended with the block."""
     where = folder / "scheduler.json"
     words = ("--scheduler-file", str(where), "--host", "127.0.0.1", "--no-dashboard")
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
     with contextlib.ExitStack() as programs:
-        for name, more in (("scheduler", ("--port", "0")), ("worker", ("--nthreads", "1"))):
+        for name, more in (("scheduler", ("--port", "0")), ("worker", ("--nthreads", "1")))[: 1 + workers]:
             command = [sys.executable, "-m", f"distributed.cli.dask_{name}", *words, *more]
             program = programs.enter_context(subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL))
             programs.callback(program.terminate)
@@ -286,7 +286,7 @@ def test_a_worker_that_is_killed_changes_nothing(folder, capsys):
     )
     assert (folder / "killed").exists()
     assert "is lost: what it was doing is done again" in capsys.readouterr().err
-    assert listening == {"127.0.0.1"}
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
     assert len(family()) <= 2  # multiprocessing's resource tracker stays
     assert days.section(found, its_plan) == days.section(alone, its_plan)
     assert days.data_section(found) == days.data_section(alone)
@@ -325,6 +325,13 @@ def test_an_address_where_nobody_answers_is_an_error(folder, monkeypatch):
     monkeypatch.setattr(days, "CONNECT_S", 0.5)
     with pytest.raises(SorError, match="must be the address of a Dask scheduler"):
         days.run(days.find("days/*"), plan(), "tcp://127.0.0.1:9")
+
+
+def test_a_scheduler_without_a_worker_is_an_error(folder, monkeypatch):
+    with scheduler(folder, workers=0) as address:
+        monkeypatch.setattr(days, "CONNECT_S", 3)
+        with pytest.raises(SorError, match="no worker in 3 s"):
+            days.run(days.find("days/*"), plan(), address)
 
 
 @pytest.mark.parametrize("to_the_group", [False, True])
