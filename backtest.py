@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -43,6 +43,7 @@ from sor.venues import VenueTable, parse_venues
 
 SHIPPED_VENUES = Path(__file__).parent / "sor" / "venues.toml"
 MANY_REJECTS = 0.1  # of the rows: worth a warning
+DAY_NS = 86_400 * 10**9
 LIVE_SHARE = 0.05  # of the time spent on the running totals while reading, at most
 
 
@@ -90,13 +91,22 @@ def backtest(settings: config.Settings) -> int:
 def _venue_table(settings: config.Settings) -> VenueTable:
     path = Path(settings.venues_path or SHIPPED_VENUES)
     try:
-        return parse_venues(path.read_text(encoding="utf-8"))
+        table = parse_venues(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise UsageError(f"{path}: is not UTF-8 text; it must be a venue table like sor/venues.toml") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}; it must be a venue table") from None
+    known = {venue.name for venue in table.venues}
+    unknown = [
+        name for name in config.latencies_ms(settings.latency_ms) if name not in known and name[:3] not in ("", "PUB")
+    ]
+    if unknown:
+        raise UsageError(
+            f"latency_ms names {', '.join(unknown)}; a venue must be one of {path}: {', '.join(sorted(known))}"
+        )
+    return table
 
 
 def _make_folder(out_path: str) -> None:
@@ -252,7 +262,8 @@ def _order(settings: config.Settings, market: Market, *, still_coming: bool = Fa
     window = markets.order_window(
         market, settings.start_time, settings.end_time, settings.time_zone, still_coming=still_coming
     )
-    return _order_in(settings, window)
+    order = _order_in(settings, window)
+    return replace(order, slice_ns=min(order.slice_ns, window.end_ns - window.start_ns))
 
 
 def _order_in(settings: config.Settings, window: Window) -> Order:
@@ -449,7 +460,9 @@ def _claim(evaluated: dict) -> str:
         + (" [{:+.2f}, {:+.2f}]".format(*saving["ci95"]) if saving["ci95"] else "")
         for name, saving in savings.items()
     )
-    return f"walk-forward, {evaluated['scored_windows']} orders of {evaluated['order_size']}: saved, bps [95 %]: {', '.join(said)}"
+    head = f"walk-forward, {evaluated['scored_windows']} orders of {evaluated['order_size']}"
+    found = f"{head}: saved, bps [95 %]: {', '.join(said)}"
+    return found if evaluated["note"] == evaluation.INTERVALS else f"{found}\n{head}: {evaluated['note']}"
 
 
 def _bps(value: float | None) -> str:
@@ -475,7 +488,11 @@ def many_days(settings: config.Settings, venues: VenueTable) -> int:
     publisher_ids = sorted({each for day in found for each in day.publisher_ids})
     output = {
         "evaluation": days.section(found, plan),
-        "data": {**days.data_section(found), "venues": [_venue_section(venues, each) for each in publisher_ids]},
+        "data": {
+            **days.data_section(found),
+            "simulated": any(day.about["symbol"] == SIMULATED_SYMBOL for day in found if day.result),
+            "venues": [_venue_section(venues, each) for each in publisher_ids],
+        },
         "settings": _result_settings(settings),
         "run": {
             "transport": "files",
@@ -503,7 +520,7 @@ def _plan(settings: config.Settings, venues: VenueTable) -> days.Plan:
         start_time=settings.start_time,
         end_time=settings.end_time,
         time_zone=settings.time_zone,
-        order=_order_in(settings, Window(0, 0)),
+        order=_order_in(settings, Window(0, DAY_NS)),  # each file's session takes its place
         policy=settings.policy,
         triples=settings.param_grid,
         protocol=_protocol(settings),

@@ -143,7 +143,7 @@ class Settings:
     theta_queue: tuple[float, ...] = setting(
         _penalties("theta_queue"), "USD/share", "grid: penalty for queue risk", PENALTIES, BACKTEST
     )
-    slice_s: float = setting(60.0, "s", "length of a slice of the order", seconds(0.1, 86_400), BACKTEST)
+    slice_s: float = setting(60.0, "s", "length of a slice of the order", seconds(1, 86_400), BACKTEST)
     volume: str = setting(
         "past", "", "VWAP profile: past (known at the time) or day (look-ahead)", one_of("past", "day"), BACKTEST
     )
@@ -357,6 +357,11 @@ def _consistent(parser: argparse.ArgumentParser, settings: Settings) -> Settings
     if max(latencies_ms(settings.latency_ms).values()) >= 1e3 * settings.slice_s:
         parser.error(
             f"latency_ms is {settings.latency_ms!r}, slice_s {settings.slice_s:g}; a slice must be longer than the latency"
+        )
+    if settings.evaluate == "on" and settings.slice_s > settings.evaluation_window_s:
+        parser.error(
+            f"slice_s is {settings.slice_s:g}, evaluation_window_s {settings.evaluation_window_s:g}; an order of the evaluation "
+            "must be as long as a slice (or --evaluate off)"
         )
     for name in ("rejects", "explain"):
         path = getattr(settings, name)

@@ -253,7 +253,21 @@ def run(
     for file, day in _on_dask(files, task, dask) if dask else ((file, task(file)) for file in files):
         days[file] = day
         finished(day)
-    return [days[file] for file in files]
+    return _without_doubles([days[file] for file in files])
+
+
+def _without_doubles(found: Sequence[Day]) -> list[Day]:
+    """The same days; of several files of one symbol and date the first counts, the others are set aside."""
+    first_of: dict[tuple[str, str], str] = {}
+    kept = []
+    for day in found:
+        if day.result:
+            key = day.about["symbol"], day.about["session"][0][:10]
+            first = first_of.setdefault(key, day.name)
+            if first != day.name:
+                day = Day(day.name, f"{day.name}: {key[0]} on {key[1]} is in {first} already")
+        kept.append(day)
+    return kept
 
 
 def _on_dask(files: Sequence[File], task: Task, address: str) -> Iterator[tuple[File, Day]]:
@@ -408,13 +422,7 @@ def data_section(days: Sequence[Day]) -> dict[str, Any]:
 
 def warnings(days: Sequence[Day]) -> list[str]:
     """What the reader of the pooled numbers must know first."""
-    texts = []
-    first_of: dict[str, str] = {}
-    for day in days:
-        if day.result:
-            same = first_of.setdefault(day.about["sha256"], day.name)
-            if same != day.name:
-                texts.append(f"{day.name} is the same file as {same}: it counts twice")
+    texts = [f"set aside: {day.why_not}" for day in days if day.why_not.endswith(" already")]
     dates = {day.about["session"][0][:10] for day in days if day.result}
     if len(dates) < (evaluated := sum(1 for day in days if day.result)):
         texts.append(
@@ -446,6 +454,8 @@ def table(output: Mapping[str, Any]) -> str:
         f"{len(data['files'])} files, {data['rows']} rows, {len(data['set_aside'])} files set aside; {found['scored_windows']} "
         f"of {found['windows']} orders of {found['order_size']} shares are scored"
     )
+    if data["simulated"]:
+        lines.append("simulated data")
     return "\n".join([*lines, found["note"]])
 
 

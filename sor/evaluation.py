@@ -28,6 +28,11 @@ FEE_FACTORS = (0.5, 1, 2)
 ADVERSE_WEIGHTS = (0, 0.25, 0.5, 1)
 SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 MILLISECOND_NS = 10**6
+MANY_PRICED = 0.02  # of a strategy's shares at the terminal price: worth a word
+INTERVALS = (
+    "intervals are of the path of triples that was chosen, about 5 points too narrow (look at the 99 % too), "
+    "p_holm is as generous, and all of it is of this sample of days: no claim about others"
+)
 IN_SAMPLE = "the cheapest triple of the very windows it is scored on: what tuning alone can show, not a claim"
 
 
@@ -223,7 +228,7 @@ def section(days: Sequence[DayResult], policy: str, triples: routing.Triples, pr
     label = np.repeat(np.arange(len(days)), [int(which.sum()) for which in scored])
     mid_e6 = np.concatenate([each.mid_e6[which] for each, which in zip(days, scored, strict=True)])
     total_e6 = np.concatenate([each.total_e6[which] for each, which in zip(days, scored, strict=True)])
-    judge = _Judge(protocol, mid_e6, label if len(days) > 1 else None)
+    judge = _Judge(protocol, mid_e6, label if len(days) > 1 else None, policy)
     main = _pooled([each.main for each in days])
     default = days[0].default
     best = statistics.in_sample_best(total_e6) if len(total_e6) else default
@@ -260,7 +265,7 @@ def _walk_forward(
         "passive_share": _share(main.passive_sz, main.size * len(main.policy_e6)),
         "queue_fill_rate": _share(main.passive_sz, main.posted_sz),
         "surplus_shares": main.surplus_sz,
-        "priced_beyond_book_share": judge.priced(main, policy, BASELINES),
+        "priced_beyond_book_share": judge.priced(main, BASELINES),
         "savings": judge.savings(main, BASELINES),
     }
 
@@ -283,7 +288,7 @@ def _varied(days: Sequence[DayResult], policy: str, judge: _Judge) -> dict[str, 
             rows.setdefault(what, {})[to] = {
                 **judge.arm(arms.policy_e6, arms.size),
                 "passive_share": _share(arms.passive_sz, arms.size * len(arms.policy_e6)),
-                "priced_beyond_book_share": judge.priced(arms, policy, COMPARED),
+                "priced_beyond_book_share": judge.priced(arms, COMPARED),
                 "savings": judge.savings(arms, COMPARED),
             }
     return {"fill_models": rows.pop("fill_model"), "sensitivity": rows}
@@ -309,6 +314,7 @@ class _Judge:
     protocol: Protocol
     mid_e6: np.ndarray  # int64 (W,)
     day: np.ndarray | None  # int (W,)
+    policy: str = ""
 
     @property
     def block(self) -> int:
@@ -330,24 +336,30 @@ class _Judge:
         }
 
     def savings(self, arms: Arms, baselines: Sequence[str]) -> dict[str, dict[str, object]]:
-        """What the strategy saved against each baseline."""
+        """What the strategy saved against each baseline but itself."""
+        others = [b for b, name in enumerate(baselines) if name != self.policy]
+        scored = self._scored(replace(arms, baseline_e6=arms.baseline_e6[:, others]))
         return {
             name: {key: _rounded(value) for key, value in asdict(saving).items() if key not in ("windows", "note")}
-            for name, saving in self._summary(self._scored(arms), baselines).items()
+            for name, saving in self._summary(scored, [baselines[b] for b in others]).items()
         }
 
-    def priced(self, arms: Arms, policy: str, baselines: Sequence[str]) -> dict[str, float | None]:
+    def priced(self, arms: Arms, baselines: Sequence[str]) -> dict[str, float | None]:
         """Part of each strategy's shares that was nowhere on the book: where it is large, totals are that of a rule."""
         bought_sz = arms.size * len(self.mid_e6)
-        return {name: _share(sz, bought_sz) for name, sz in zip((policy, *baselines), arms.priced_sz, strict=False)}
+        return {
+            name: _share(sz, bought_sz) for name, sz in zip((self.policy, *baselines), arms.priced_sz, strict=False)
+        }
 
     def note(self, arms: Arms) -> str:
-        """Why there is no interval, or what the intervals are."""
-        missing = self._summary(self._scored(arms), BASELINES)[BASELINES[0]].note
-        return missing or (
-            "intervals are of the path of triples that was chosen, about 5 points too narrow (look at the 99 % too), "
-            "p_holm is as generous, and all of it is of this sample of days: no claim about others"
+        """What the reader must know first: that totals are made by a rule, why there is no interval, what the intervals are."""
+        most = max((share or 0.0 for share in self.priced(arms, BASELINES).values()), default=0.0)
+        by_rule = (
+            f"up to {most:.0%} of a strategy's shares were nowhere on the book and cost the terminal price: the savings say "
+            "more about that rule than about trading; "
         )
+        missing = self._summary(self._scored(arms), BASELINES)[BASELINES[0]].note
+        return (by_rule if most > MANY_PRICED else "") + (missing or INTERVALS)
 
     def _scored(self, arms: Arms) -> Scored:
         notional_e6 = self.mid_e6 * arms.size

@@ -179,7 +179,9 @@ def grid_section(experiment: Experiment) -> dict[str, object]:
     """Size of the grid and how many of its triples differ; a note where the parameters do not matter."""
     grid = experiment.grid
     note = f"{grid.distinct_outcomes} different costs; best_parameters is the first of the cheapest"
-    if grid.distinct_outcomes == 1 and len(grid.triples) > 1:
+    if len(grid.triples) == 1:
+        note = "one triple: nothing was searched"
+    elif grid.distinct_outcomes == 1:
         note = (
             f"the parameters do not matter for the policy {experiment.policy}: every triple costs the same; "
             "best_parameters is the first"

@@ -37,7 +37,7 @@ BAD = {  # what no setting of that name takes, as the text of a flag or variable
     "lambda_over": ["", "0.1,", "-0.1", "nan", "1001", "a"],
     "lambda_under": ["0.1;0.2"],
     "theta_queue": [",".join(["0.1"] * 101)],
-    "slice_s": ["0", "-1", "nan"],
+    "slice_s": ["0", "0.9", "-1", "nan"],
     "volume": ["future"],
     "fill_rule": ["Shadow"],
     "deadline_penalty": ["-1", "nan", "inf", "spreads"],

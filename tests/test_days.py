@@ -30,7 +30,14 @@ SMALL = [  # twelve windows of ten seconds and two triples
     *("--evaluation-window-s", "10", "--evaluation-stride-s", "10", "--evaluation-skip-s", "0"),
 ]
 DAYS = 12
-FULL_DAY = ("--evaluation-window-s", "1", "--evaluation-stride-s", "1")  # thousands of windows: takes long enough
+FULL_DAY = (
+    "--slice-s",
+    "1",
+    "--evaluation-window-s",
+    "1",
+    "--evaluation-stride-s",
+    "1",
+)  # thousands of windows: takes long enough
 
 
 def row(day, second, ask_px, symbol="SIM"):
@@ -175,12 +182,20 @@ def test_our_own_mistake_in_one_file_loses_no_other(folder, monkeypatch):
     ]
 
 
-def test_what_makes_the_intervals_too_narrow_is_warned_of(folder, capsys):
+def test_a_second_file_of_a_symbol_and_date_is_set_aside(folder, capsys):
+    run(out="good")
     Path("days/2024-08-04b.csv.gz").write_bytes(Path("days/2024-08-04.csv.gz").read_bytes())
-    run()
-    err = capsys.readouterr().err
-    assert "2024-08-04b.csv.gz is the same file as 2024-08-04.csv.gz: it counts twice" in err
-    assert "13 files are of 12 dates" in err
+    output = run()
+    why = "2024-08-04b.csv.gz: SIM on 2024-08-04 is in 2024-08-04.csv.gz already"
+    assert output["data"]["set_aside"] == [{"file": "2024-08-04b.csv.gz", "why": why}]
+    assert f"warning: set aside: {why}" in capsys.readouterr().err
+    assert output["evaluation"] == json.loads(Path("good/output.json").read_text())["evaluation"]
+
+
+def test_symbols_that_share_a_date_are_warned_of(folder, capsys):
+    Path("days/XYZ-2024-08-04.csv.gz").write_bytes(gzip.compress(day_text(4, symbol="XYZ").encode()))
+    assert run()["data"]["symbols"] == ["SIM", "XYZ"]
+    assert "13 files are of 12 dates" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
