@@ -292,6 +292,7 @@ def addresses():
 def test_a_worker_that_is_killed_changes_nothing(folder, capsys):
     files, its_plan = days.find("days/*"), plan()
     alone = days.run(files, its_plan)
+    others = set(family())  # a broker of other tests, among them
     listening = set()
     found = days.run(
         files,
@@ -302,7 +303,7 @@ def test_a_worker_that_is_killed_changes_nothing(folder, capsys):
     assert (folder / "killed").exists()
     assert "is lost: what it was doing is done again" in capsys.readouterr().err
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-    assert len(family()) <= 2  # multiprocessing's resource tracker stays
+    assert len(set(family()) - others) <= 1  # multiprocessing's resource tracker stays
     assert days.section(found, its_plan) == days.section(alone, its_plan)
     assert days.data_section(found) == days.data_section(alone)
 
