@@ -72,7 +72,7 @@ def backtest(settings: config.Settings) -> int:
     if settings.offline_csv:
         report(settings, venues, _from_csv(settings))
         return 0
-    topic = stream.Topic(settings.kafka_bootstrap_servers, settings.kafka_topic)
+    topic = stream.topic_of(settings)
     stream.ensure_topic(topic)
     with stream.Reader(topic, settings.kafka_group) as reader:
         start = _choose_run(settings, reader)

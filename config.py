@@ -63,6 +63,8 @@ LATENCY: Check = (
     ),
     "a number below 60000, then any VENUE=number separated by commas",
 )
+PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 GROUP: Check = (lambda value: 0 < len(value) <= 200, "1 to 200 characters")
 DASK: Check = (
     lambda value: re.fullmatch(r"|local|(tcp|tls)://([^\s:/\[\]]+|\[[^\s\]]+\]):\d{1,5}", value) is not None,
@@ -96,10 +98,12 @@ def one_of(*names: str) -> Check:
     return (lambda value: value in names, f"one of {', '.join(names)}")
 
 
-def setting(default: Any, unit: str, help: str, check: Check, programs: Sequence[str], *, flag: str = "") -> Any:
-    """One field of `Settings` with all that is known of it."""
-    metadata = {"unit": unit, "help": help, "check": check, "programs": programs, "flag": flag}
-    return dataclasses.field(default=default, metadata=metadata)
+def setting(
+    default: Any, unit: str, help: str, check: Check, programs: Sequence[str], *, flag: str = "", secret: bool = False
+) -> Any:
+    """One field of `Settings` with all that is known of it; a secret has no flag and is never shown."""
+    metadata = {"unit": unit, "help": help, "check": check, "programs": programs, "flag": flag, "secret": secret}
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
 def _penalties(name: str) -> Any:
@@ -115,6 +119,15 @@ class Settings:
     kafka_topic: str = setting(KAFKA_TOPIC, "", "topic the rows travel on", TOPIC, BOTH)
     kafka_bootstrap_servers: str = setting(
         KAFKA_BOOTSTRAP_SERVERS, "host:port", "Kafka broker, or several separated by commas", SERVERS, BOTH
+    )
+    kafka_security_protocol: str = setting("PLAINTEXT", "", "how the broker is spoken to", one_of(*PROTOCOLS), BOTH)
+    kafka_sasl_mechanism: str = setting(
+        "SCRAM-SHA-512", "", "how a SASL protocol proves who we are", one_of(*MECHANISMS), BOTH
+    )
+    kafka_sasl_username: str = setting("", "", "user of a SASL protocol", ANY, BOTH)
+    kafka_sasl_password: str = setting("", "", "password of a SASL protocol", ANY, BOTH, secret=True)
+    kafka_ssl_cafile: str = setting(
+        "", "", "PEM file of the authority that signed the broker's certificate; empty: those of the system", ANY, BOTH
     )
     csv_path: str = setting(
         CSV_PATH, "", "market data to send, CSV, .csv.gz or .parquet", NOT_EMPTY, PRODUCER, flag="--csv"
@@ -230,6 +243,12 @@ class Settings:
         "", "", "where --days runs: local (a process per core) or a scheduler's tcp://HOST:PORT; empty: here", DASK,
         BACKTEST,
     )  # fmt: skip
+    verify: str = setting("", "", "compute this output.json again and say what differs", ANY, BACKTEST)
+    doctor: bool = setting(False, "", "check this machine, the broker and the topic; say what to do", ON_OFF, BACKTEST)
+    log_level: str = setting(
+        "info", "", "least serious line shown on stderr", one_of("debug", "info", "warning", "error"), BOTH
+    )
+    log_json: bool = setting(False, "", "lines on stderr as JSON objects", ON_OFF, BOTH)
 
     @property
     def param_grid(self) -> tuple[tuple[float, float, float], ...]:
@@ -257,7 +276,7 @@ def settings(
     for field in fields:
         _add_flag(parser, field)
     given = vars(parser.parse_args(argv))
-    values = {field.name: _value(parser, field, given[field.name], environ) for field in fields}
+    values = {field.name: _value(parser, field, given.get(field.name), environ) for field in fields}
     return _consistent(parser, Settings(**values))
 
 
@@ -282,6 +301,9 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None
     unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
     default = "" if is_switch or field.default == "" else f" (default {_shown(field.default)})"
     help_text = f"{field.metadata['help']}{unit}{default}; env {env_name(field)}".replace("%", "%%")
+    if field.metadata["secret"]:  # a command line can be read by every user of the machine
+        parser.epilog = f"without a flag: {help_text}"
+        return
     options: dict[str, Any] = {"action": "store_const", "const": "1"} if is_switch else {"metavar": "VALUE"}
     parser.add_argument(flag_name(field), dest=field.name, default=None, help=help_text, **options)
 
@@ -305,7 +327,8 @@ def _value(
     except (ValueError, TypeError, KeyError, OverflowError):
         fits = False
     if not fits:
-        parser.error(f"{field.name} ({source}) is {given!r}; it must be {must_be}")
+        shown = "not shown here" if field.metadata["secret"] else repr(given)
+        parser.error(f"{field.name} ({source}) is {shown}; it must be {must_be}")
     return value
 
 
@@ -368,7 +391,19 @@ def _consistent(parser: argparse.ArgumentParser, settings: Settings) -> Settings
         if path and any(map(_same_file(path), (settings.csv_path, settings.offline_csv))):
             parser.error(f"{name} is {path!r}; it must not be the market data themselves")
     _consistent_days(parser, settings)
+    _consistent_security(parser, settings)
     return settings
+
+
+def _consistent_security(parser: argparse.ArgumentParser, settings: Settings) -> None:
+    protocol = settings.kafka_security_protocol
+    for name in ("kafka_sasl_username", "kafka_sasl_password"):
+        given, wanted = bool(getattr(settings, name)), protocol.startswith("SASL_")
+        if given != wanted:
+            has, must = ("set", "empty, or the protocol a SASL_ one") if given else ("empty", "set")
+            parser.error(f"kafka_security_protocol is {protocol}, {name} ({name.upper()}) {has}; it must be {must}")
+    if settings.kafka_ssl_cafile and not protocol.endswith("SSL"):
+        parser.error(f"kafka_security_protocol is {protocol}; with kafka_ssl_cafile it must be SSL or SASL_SSL")
 
 
 def _consistent_days(parser: argparse.ArgumentParser, settings: Settings) -> None:

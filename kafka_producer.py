@@ -50,7 +50,7 @@ def produce(settings: config.Settings) -> int:
         print(_preview(settings.csv_path, summary, scan.max_disorder_ns))
     if settings.rejects:
         feed.write_rejects(settings.csv_path, scan.rejects, settings.rejects)
-    topic = stream.Topic(settings.kafka_bootstrap_servers, settings.kafka_topic)
+    topic = stream.topic_of(settings)
     stream.ensure_topic(topic)
     start = StartRecord(
         run_id=settings.run_id or new_run_id(),

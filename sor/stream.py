@@ -10,7 +10,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
@@ -41,11 +42,39 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what goes wrong is said
 
 
 @dataclass(frozen=True)
+class Security:
+    """How a broker is spoken to: the protocol, and for SASL and TLS who we are and whose word we take.
+
+    `protocol` is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL; `mechanism` PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; an empty
+    `ca_file` stands for the authorities of the system.
+    """
+
+    protocol: str = "PLAINTEXT"
+    mechanism: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca_file: str = ""
+
+    @property
+    def client(self) -> dict[str, object]:
+        """The part of a Kafka client's settings."""
+        options: dict[str, object] = {"security_protocol": self.protocol}
+        if self.protocol.startswith("SASL_"):
+            options |= {
+                "sasl_mechanism": self.mechanism,
+                "sasl_plain_username": self.username,
+                "sasl_plain_password": self.password,
+            }
+        return options | ({"ssl_cafile": self.ca_file} if self.ca_file else {})
+
+
+@dataclass(frozen=True)
 class Topic:
-    """Where the messages go: `servers` as host:port, comma-separated, and the topic's name."""
+    """Where the messages go: `servers` as host:port, comma-separated, the topic's name, and how the broker is spoken to."""
 
     servers: str
     name: str
+    security: Security = Security()
 
     @property
     def client(self) -> dict[str, object]:
@@ -54,6 +83,7 @@ class Topic:
             "bootstrap_servers": self.servers.split(","),
             "bootstrap_timeout_ms": 10_000,
             "reconnect_backoff_max_ms": 1_000,
+            **self.security.client,
         }
 
     def unreachable(self, error: Exception) -> StreamError:
@@ -62,6 +92,18 @@ class Topic:
             f"no Kafka broker answers at {self.servers} ({type(error).__name__}): start one with `make broker-start`, "
             "or set KAFKA_BOOTSTRAP_SERVERS to the host:port of yours"
         )
+
+
+def topic_of(settings: Any) -> Topic:
+    """The topic that the kafka_ fields of a program's settings name."""
+    security = Security(
+        protocol=settings.kafka_security_protocol,
+        mechanism=settings.kafka_sasl_mechanism,
+        username=settings.kafka_sasl_username,
+        password=settings.kafka_sasl_password,
+        ca_file=settings.kafka_ssl_cafile,
+    )
+    return Topic(settings.kafka_bootstrap_servers, settings.kafka_topic, security)
 
 
 def ensure_topic(topic: Topic) -> None:

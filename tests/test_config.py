@@ -64,6 +64,11 @@ BAD = {  # what no setting of that name takes, as the text of a flag or variable
     "out_path": [""],
     "strict": ["-"],
     "show": ["2"],
+    "kafka_security_protocol": ["TLS", "plaintext", "SASL", ""],
+    "kafka_sasl_mechanism": ["SCRAM", "GSSAPI", "scram-sha-512"],
+    "log_level": ["verbose", "INFO", "10"],
+    "log_json": ["maybe", "2"],
+    "doctor": ["maybe", "2"],
     "dask": ["yes", "localhost:8786", "http://localhost:8786", "tcp://localhost", "tcp://:8786"],
 }
 
@@ -251,7 +256,7 @@ def test_help_names_every_flag_variable_unit_and_default(program):
     assert f"python {program}.py" in done.stdout
     for field in FIELDS:
         if program in field.metadata["programs"]:
-            assert flag_name(field) in done.stdout
+            assert (flag_name(field) in done.stdout) is not field.metadata["secret"]
             assert f"env {env_name(field)}\n" in done.stdout
             assert field.metadata["help"] in done.stdout
             assert f"[{field.metadata['unit']}]" in done.stdout or not field.metadata["unit"]
@@ -264,8 +269,44 @@ def test_results_depend_on_settings_that_exist_and_on_none_of_transport():
     )
     assert left_out == {
         "kafka_topic", "kafka_bootstrap_servers", "offline_csv", "venues_path", "kafka_group", "timeout_s", "run_id", "replay",
-        "allow_partial", "out_path", "strict", "rejects", "explain", "show", "days", "dask",
+        "allow_partial", "out_path", "strict", "rejects", "explain", "show", "days", "dask", "verify", "doctor",
+        "log_level", "log_json", "kafka_security_protocol", "kafka_sasl_mechanism", "kafka_sasl_username",
+        "kafka_sasl_password", "kafka_ssl_cafile",
     }  # fmt: skip
+
+
+SASL = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_USERNAME": "sor", "KAFKA_SASL_PASSWORD": "hunter2"}
+
+
+def test_a_password_has_no_flag_and_is_not_shown(capsys):
+    found = parsed("backtest", environ=SASL)
+    assert found.kafka_sasl_password == "hunter2"
+    assert "hunter2" not in repr(found)
+    for argv in (["--kafka-sasl-password", "hunter2"], ["--kafka-sasl-password=hunter2"]):
+        assert "unrecognized arguments" in stopped(capsys, "backtest", argv)
+    line = stopped(capsys, "backtest", KAFKA_SASL_PASSWORD="hunter2\0")
+    assert (
+        line
+        == "backtest.py: error: kafka_sasl_password (KAFKA_SASL_PASSWORD) is not shown here; it must be a text (see --help)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"KAFKA_SASL_PASSWORD": ""}, "kafka_sasl_password (KAFKA_SASL_PASSWORD) empty; it must be set"),
+        ({"KAFKA_SASL_USERNAME": ""}, "kafka_sasl_username (KAFKA_SASL_USERNAME) empty; it must be set"),
+        ({"KAFKA_SECURITY_PROTOCOL": "SSL"}, "kafka_sasl_username (KAFKA_SASL_USERNAME) set; it must be empty"),
+        (
+            {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SSL_CAFILE": "ca.pem"},
+            "with kafka_ssl_cafile it must be SSL or SASL_SSL",
+        ),
+    ],
+)
+def test_security_settings_must_fit_together(capsys, change, words):
+    line = stopped(capsys, "kafka_producer", **{**SASL, **change})
+    assert words in line
+    assert "hunter2" not in line
 
 
 def test_an_empty_environment_variable_is_not_set():

@@ -22,7 +22,8 @@ def row(field: dataclasses.Field) -> str:
     text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
     shown = "" if isinstance(default, bool) or default == "" else f"`{text}`"
     programs = {2: "both"}.get(len(field.metadata["programs"]), field.metadata["programs"][0].removeprefix("kafka_"))
-    cells = (f"`{field.name}`", f"`{config.flag_name(field)}`", f"`{config.env_name(field)}`", shown)
+    flag = "" if field.metadata["secret"] else f"`{config.flag_name(field)}`"
+    cells = (f"`{field.name}`", flag, f"`{config.env_name(field)}`", shown)
     return f"| {' | '.join((*cells, field.metadata['unit'], programs, field.metadata['help']))} |"
 
 
@@ -32,7 +33,7 @@ def test_every_setting_stands_in_the_table(field: dataclasses.Field) -> None:
 
 
 def test_the_table_has_no_setting_that_is_gone() -> None:
-    named = set(re.findall(r"^\| `(\w+)` \| `--", README, re.MULTILINE))
+    named = set(re.findall(r"^\| `(\w+)` \| (?:`--| \|)", README, re.MULTILINE))
     assert named == {field.name for field in dataclasses.fields(config.Settings)}
 
 
