@@ -2,11 +2,13 @@
 -include .env
 export
 MODE ?= kraft
+FORM = $(if $(filter-out 0,$(SECURE)),--secure) $(if $(filter-out 0,$(INSECURE)),--insecure)
 PYTHON_HERE := .venv/bin/python
 
 .DEFAULT_GOAL := help
 KERNELS := .venv/.kernels-compiled
-.PHONY: help setup run test check bench broker-start broker-stop broker-status clean
+AUDIT := .venv/audit/.stamp
+.PHONY: help setup run test check bench bench-memory fuzz chaos broker-start broker-stop broker-status clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -20,28 +22,42 @@ $(KERNELS): $(wildcard *.py sor/*.py sor/feed/*.py sor/placement/*.py sor/venues
 	@touch $@
 
 run: setup $(KERNELS) ## the pipeline: l1_day.csv through a local Kafka to output.json and results.png (SPEED=0: as fast as possible)
-	@$(PYTHON_HERE) -m broker.pipeline --mode $(MODE)
+	@$(PYTHON_HERE) -m broker.pipeline --mode $(MODE) $(FORM)
 
-test: setup ## every test, those on a real broker of their own too; nothing is skipped
+test: setup $(AUDIT) ## every test, those on a real broker of their own too; nothing is skipped
 	@$(PYTHON_HERE) -m broker.local jars
 	@CI=1 $(PYTHON_HERE) -m pytest
 
-check: setup ## lint and format
+$(AUDIT): tests/audit_requirements.txt | setup
+	@$(PYTHON_HERE) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/audit -r $<
+	@touch $@
+
+check: setup $(AUDIT) ## lint, format, and an audit of the installed packages
 	@$(PYTHON_HERE) -m ruff check .
 	@$(PYTHON_HERE) -m ruff format --check .
+	@$(PYTHON_HERE) tests/audit_packages.py
 
 bench: setup $(KERNELS) ## speed and memory (the table of benchmarks/README.md)
 	@$(PYTHON_HERE) -m pip install --quiet --no-deps --upgrade --target .venv/bench -r benchmarks/requirements.txt || \
 		echo "bench: hftbacktest could not be installed; its rows are left out" >&2
 	@$(PYTHON_HERE) -m benchmarks
 
-broker-start: setup $(KERNELS) ## start a local Kafka on 127.0.0.1:9092 (MODE=zookeeper: with a ZooKeeper on 2181)
-	@$(PYTHON_HERE) -m broker.local start --mode $(MODE)
+bench-memory: setup $(KERNELS) ## the pipeline in a memory group of 900 MiB, and a file ten times as long (Linux, root)
+	@$(PYTHON_HERE) -m benchmarks.memory
+
+fuzz: setup $(KERNELS) ## a million damaged rows, ten thousand hostile messages: put in = set aside (5 minutes)
+	@$(PYTHON_HERE) -m benchmarks.fuzz
+
+chaos: setup $(KERNELS) ## 300 random kills -9 over a million rows, every message counted (half an hour)
+	@$(PYTHON_HERE) -m tests.integration.chaos
+
+broker-start: setup $(KERNELS) ## start a local Kafka on 127.0.0.1:9092 (MODE=zookeeper: with a ZooKeeper on 2181; SECURE=1: users and TLS)
+	@$(PYTHON_HERE) -m broker.local start --mode $(MODE) $(FORM)
 
 broker-stop: setup ## stop the Kafka that broker-start started
 	@$(PYTHON_HERE) -m broker.local stop
 
-broker-status: setup ## is it running, and does it answer
+broker-status: setup ## is it running, does it answer; uptime, memory, topics, logs
 	@$(PYTHON_HERE) -m broker.local status || true
 
 clean: ## stop the local Kafka; remove .venv, Kafka's jars and data, caches and output.json

@@ -4,8 +4,11 @@
     python backtest.py --replay               the newest complete run again
     python backtest.py --csv l1_day.csv       without Kafka: the same output.json but for its `run` section
     python backtest.py --days 'days/*.csv.gz' --dask local    many files, evaluated in parallel and pooled (sor/days.py)
+    python backtest.py --verify output.json   computes it again from the settings and the file it names: equal, or what differs
+    python backtest.py --doctor               checks machine, broker and topic, and says what to do
 
-stdout gets the four sections the trial asks for as JSON (of --days the table); progress, the table and errors go to stderr.
+stdout gets the four sections the trial asks for as JSON (of --days the table, of --verify and --doctor what was found);
+progress, the table and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -15,9 +18,19 @@ if __name__ == "__main__":  # a Ctrl-C while the modules load ends the program w
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import sys
+
+if __name__ == "__main__" and "--doctor" in sys.argv:  # before the packages are loaded: it tells which is missing
+    if sys.version_info < (3, 10):
+        sys.exit(f"fail  python     {sys.version.split()[0]}: use 3.10 to 3.13, as ./setup.sh chooses one for .venv")
+    import config
+    from sor import doctor
+
+    sys.exit(doctor.main(config.settings("backtest", None, __doc__)))
+
+import hashlib
 import json
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +42,25 @@ import numpy as np
 
 import config
 import utils
-from sor import cli, contract, days, evaluation, experiment, explain, feed, plot, policies, stream
+from sor import (
+    cli,
+    contract,
+    days,
+    doctor,
+    evaluation,
+    experiment,
+    explain,
+    feed,
+    log,
+    plot,
+    policies,
+    stream,
+    summary,
+    verify,
+)  # fmt: skip
 from sor import market as markets
 from sor.audit import RunAudit
-from sor.errors import FeedError, ReplayError, RunNotWholeError, UsageError
+from sor.errors import FeedError, ReplayError, RunNotWholeError, SorError, UsageError, VerificationError
 from sor.events import TRADE, Checker, Events, Intake, RowBlock
 from sor.experiment import Experiment
 from sor.feed import FileIdentity
@@ -42,7 +70,6 @@ from sor.synthetic import SYMBOL as SIMULATED_SYMBOL
 from sor.venues import VenueTable, parse_venues
 
 SHIPPED_VENUES = Path(__file__).parent / "sor" / "venues.toml"
-MANY_REJECTS = 0.1  # of the rows: worth a warning
 DAY_NS = 86_400 * 10**9
 LIVE_SHARE = 0.05  # of the time spent on the running totals while reading, at most
 
@@ -60,7 +87,11 @@ class Source:
 def main(argv: Sequence[str] | None = None) -> int:
     """Report one run; the exit code."""
     settings = config.settings("backtest", argv, __doc__)
-    return cli.run(lambda: backtest(settings))
+    if settings.doctor:
+        return doctor.main(settings)
+    command = verified if settings.verify else backtest
+    with log.on_stderr("backtest", settings.log_level, settings.log_json, settings.kafka_sasl_password):
+        return cli.run(lambda: command(settings))
 
 
 def backtest(settings: config.Settings) -> int:
@@ -73,25 +104,38 @@ def backtest(settings: config.Settings) -> int:
         report(settings, venues, _from_csv(settings))
         return 0
     topic = stream.topic_of(settings)
-    stream.ensure_topic(topic)
+    stream.ensure_topic(topic, "READ")
     with stream.Reader(topic, settings.kafka_group) as reader:
-        start = _choose_run(settings, reader)
-        try:
-            report(settings, venues, _from_kafka(settings, venues, reader, RunAudit(start)))
-        except RunNotWholeError as verdict:
-            cli.say(f"error: {verdict}")
-            reader.commit_reported(start.run_id)
-            return verdict.exit_code
-        reader.commit_reported(start.run_id)
-        if waiting := reader.waiting_runs():
-            cli.say(f"{waiting} more run(s) wait on the topic: start backtest.py again for the next")
+        return _next_report(settings, venues, reader)
+
+
+def _next_report(settings: config.Settings, venues: VenueTable, reader: stream.Reader) -> int:
+    """Choose a run, report it, commit; the last line but an error's says how much of it came."""
+    audit = RunAudit(_choose_run(settings, reader))
+    try:
+        report(settings, venues, _from_kafka(settings, venues, reader, audit), reader.check_claim)
+    except SorError as error:
+        log.say(audit.verified())
+        if not isinstance(error, RunNotWholeError):
+            raise
+        log.error(str(error))
+        reader.commit_reported(audit.start.run_id)
+        return error.exit_code
+    cli.checkpoint()
+    reader.commit_reported(audit.start.run_id)
+    if waiting := reader.waiting_runs():
+        log.say(f"{waiting} more run(s) wait on the topic: start backtest.py again for the next")
+    log.say(audit.verified())
     return 0
 
 
 def _venue_table(settings: config.Settings) -> VenueTable:
     path = Path(settings.venues_path or SHIPPED_VENUES)
     try:
-        table = parse_venues(path.read_text(encoding="utf-8"))
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or device may never end
+            raise UsageError("is not a file; it must be a venue table")
+        text = path.read_bytes()
+        table = replace(parse_venues(text.decode("utf-8")), sha256=hashlib.sha256(text).hexdigest())
     except UnicodeDecodeError:
         raise UsageError(f"{path}: is not UTF-8 text; it must be a venue table like sor/venues.toml") from None
     except UsageError as error:
@@ -127,6 +171,7 @@ def _intake(settings: config.Settings, place: str) -> Intake:
     return Intake(checker, settings.symbol or None)
 
 
+@log.stage("read")
 def _from_csv(settings: config.Settings) -> Source:
     """All of a CSV file."""
     path = settings.offline_csv
@@ -146,22 +191,29 @@ def _choose_run(settings: config.Settings, reader: stream.Reader) -> contract.St
     """The run to report, as the flags say; waits for it."""
     if settings.replay:
         return reader.newest_whole()
-    cli.say(f"waiting for a run on {settings.kafka_topic} (up to {settings.timeout_s:g} s)")
+    unfinished = None if settings.run_id else reader.claim()
+    if unfinished:
+        log.warn(
+            f"a backtest.py of group {settings.kafka_group} ({unfinished}) has not finished: it was killed, or works where "
+            "it cannot be seen from here; this one takes over"
+        )
+    log.say(f"waiting for a run on {settings.kafka_topic} (up to {settings.timeout_s:g} s)")
     if settings.run_id:
         return reader.run(settings.run_id, settings.timeout_s)
     return reader.next_unreported(settings.timeout_s)
 
 
+@log.stage("read")
 def _from_kafka(settings: config.Settings, venues: VenueTable, reader: stream.Reader, audit: RunAudit) -> Source:
     """All rows of one run; RunNotWholeError if it is not whole and partial runs are not allowed."""
     start = audit.start
-    cli.say(f"reading run {start.run_id}: {start.file}, {start.rows} rows, symbols {', '.join(start.symbols)}")
+    log.say(f"reading run {start.run_id}: {start.file}, {start.rows} rows, symbols {', '.join(start.symbols)}")
     if settings.rejects:
-        cli.say(
+        log.say(
             f"{settings.rejects} is not written: of a run, the producer set the rows aside (its --rejects keeps them)"
         )
     intake = _intake(settings, "row")
-    with utils.progress(start.rows, "row", "reading") as bar, utils.rare_collections():
+    with log.progress(start.rows, "row", "reading") as bar, utils.rare_collections():
         live = LiveTotals(settings, venues, bar.set_postfix_str)
 
         def take(payloads: list[bytes], first_row: int) -> None:
@@ -288,7 +340,7 @@ def _evaluation(settings: config.Settings, market: Market, order: Order, day: st
     if settings.evaluate == "off":
         return None
     protocol = _protocol(settings)
-    with utils.progress(evaluation.steps(market, order, protocol), "replay", "evaluating") as bar:
+    with log.progress(evaluation.steps(market, order, protocol), "replay", "evaluating") as bar:
         result = evaluation.replay_day(
             market, order, settings.policy, settings.param_grid, protocol, day=day, tick=bar.update
         )
@@ -305,39 +357,59 @@ def _protocol(settings: config.Settings) -> evaluation.Protocol:
     )
 
 
-def report(settings: config.Settings, venues: VenueTable, source: Source) -> None:
-    """Replay the order, write every result file, print the trial's sections and the table."""
+def report(
+    settings: config.Settings, venues: VenueTable, source: Source, may_write: Callable[[], None] = lambda: None
+) -> None:
+    """Replay the order, write every result file unless `may_write` raises, print the trial's sections and the table."""
     timer = utils.Timer()
-    events = source.intake.buffer.events()
+    output, result, market = results(settings, venues, source)
+    output["run"] = {**source.run, "replay_s": round(timer.seconds, 3), "versions": _versions()}
+    _write(settings, source, output, result, market, may_write)
+    print(utils.json_text({name: output[name] for name in experiment.SEED_SECTIONS}), end="")
+    log.say(summary.table(output))
+    for warning in summary.warnings(output):
+        log.warn(warning)
+
+
+def results(settings: config.Settings, venues: VenueTable, source: Source) -> tuple[dict, Experiment, Market]:
+    """output.json but for `run`, and what the pictures are drawn of."""
+    events = source.intake.take_events()
+    data = _data_section(source, events, venues)
     try:
-        market = _market(settings, events, venues)
-        result = experiment.run(market, _order(settings, market), settings.policy, settings.param_grid)
-        evaluated = _evaluation(settings, market, result.order, utils.utc_text(result.order.window.start_ns)[:10])
+        with log.stage("market"):
+            market = _market(settings, events, venues)
+        del events  # the market is made of them: from here on they would only take memory
+        with log.stage("replay"):
+            result = experiment.run(market, _order(settings, market), settings.policy, settings.param_grid)
+        with log.stage("evaluation"):
+            evaluated = _evaluation(settings, market, result.order, utils.utc_text(result.order.window.start_ns)[:10])
     except ReplayError as error:
         raise ReplayError(f"{error}{source.intake.checker.rejects.hint()}") from None
-    sections = experiment.seed_sections(result, market)
     output = {
-        **sections,
+        **experiment.seed_sections(result, market),
         "evaluation": evaluated,
         "clairvoyant": experiment.floor_section(result),
         "order": _order_section(result),
         "grid": experiment.grid_section(result),
         "book": experiment.book_section(market),
         "data": {
-            **_data_section(source, events, venues),
+            **data,
             "rows_after_the_day": markets.rows_after_the_day(market, result.order.window, settings.time_zone),
         },
         "settings": _result_settings(settings),
-        "run": {**source.run, "replay_s": round(timer.seconds, 3), "versions": _versions()},
     }
-    _write(settings, source, output, result, market)
-    print(utils.json_text(sections), end="")
-    cli.say(_table(output))
-    for warning in _warnings(output):
-        cli.say(f"warning: {warning}")
+    return output, result, market
 
 
-def _write(settings: config.Settings, source: Source, output: dict, result: Experiment, market: Market) -> None:
+@log.stage("write")
+def _write(
+    settings: config.Settings,
+    source: Source,
+    output: dict,
+    result: Experiment,
+    market: Market,
+    may_write: Callable[[], None],
+) -> None:
     """Every result file, each whole or not at all, output.json last."""
     folder = Path(settings.out_path)
     picture = plot.Source(
@@ -348,6 +420,7 @@ def _write(settings: config.Settings, source: Source, output: dict, result: Expe
     )
     overview = plot.results_figure(result, market, picture, output["evaluation"])
     savings = plot.savings_figure(result, market, picture, output["evaluation"])
+    may_write()
     for figure, name in ((overview, "results.png"), (overview, "results.pdf"), (savings, "savings_plot.png")):
         with utils.atomic(folder / name) as temporary, open(temporary, "wb") as file:
             plot.save(figure, file, name.rpartition(".")[2])
@@ -381,6 +454,7 @@ def _data_section(source: Source, events: Events, venues: VenueTable) -> dict[st
         "rejects": source.rejects,
         "span": [utils.utc_text(events.ts_ns.min()), utils.utc_text(events.ts_ns.max())],
         "venues": [_venue_section(venues, publisher_id) for publisher_id in events.publisher_ids],
+        "venue_table_sha256": venues.sha256,
     }
 
 
@@ -406,83 +480,37 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _warnings(output: dict) -> list[str]:
-    """What the reader of the numbers must know first."""
-    warnings = []
-    data = output["data"]
-    rejected = sum(kind["count"] for kind in data["rejects"].values())
-    if rejected:
-        kinds = ", ".join(
-            f"{name} {kind['count']} from line {kind['first_line']}" for name, kind in data["rejects"].items()
-        )
-        much = ": a large part of the data" if rejected > MANY_REJECTS * (rejected + data["rows"]) else ""
-        warnings.append(f"{rejected} rows of the file were set aside ({kinds}){much}")
-    if data["rows_after_the_day"]:
-        warnings.append(f"{data['rows_after_the_day']} quotes of later days were not used: an order lives on one day")
-    if not data["trades"] and output["optimized"]["slices_market_only"]:
-        warnings.append("the feed holds no trades: limit orders are never filled, so only market orders were sent")
-    priced = {name: taken["priced_beyond_book"] for name, taken in output["baselines"].items()}
-    priced[output["optimized"]["policy"]] = output["optimized"]["priced_beyond_book"]
-    if most := max(priced.values()):
-        warnings.append(
-            f"up to {most} shares were nowhere on the book and are priced by rule: the totals depend on that price"
-        )
-    return warnings
-
-
-def _table(output: dict) -> str:
-    """The result in a few lines for the terminal."""
-    strategies = {output["optimized"]["policy"] + " (optimized)": output["optimized"], **output["baselines"]}
-    lines = [f"{'strategy':<22}{'total cash, USD':>18}{'avg px':>12}{'shortfall, bps':>16}{'at deadline':>13}"]
-    for name, taken in strategies.items():
-        lines.append(
-            f"{name:<22}{taken['total_cash']:>18,.2f}{taken['avg_fill_px']:>12.4f}{taken['shortfall_bps']:>16.2f}"
-            f"{taken['completed_at_deadline']:>13}"
-        )
-    floor = output["clairvoyant"]
-    lines.append(
-        f"{'clairvoyant (floor)':<22}{floor['total_cash']:>18,.2f}{floor['avg_fill_px']:>12.4f}{floor['shortfall_bps']:>16.2f}"
-    )
-    savings = ", ".join(f"{name} {bps:+.2f}" for name, bps in output["savings_vs_baselines_bps"].items())
-    simulated = "simulated data; " if output["data"]["simulated"] else ""
-    lines.append(f"saved, bps: {savings} ({simulated}one order on one day: one draw)")
-    lines.append(f"grid: {output['grid']['note']}")
-    if output["evaluation"]:
-        lines.append(_claim(output["evaluation"]))
-    return "\n".join(lines)
-
-
-def _claim(evaluated: dict) -> str:
-    """The walk-forward savings in one line."""
-    savings = evaluated["walk_forward"]["savings"]
-    said = (
-        f"{name} {_bps(saving['saved_bps'])}"
-        + (" [{:+.2f}, {:+.2f}]".format(*saving["ci95"]) if saving["ci95"] else "")
-        for name, saving in savings.items()
-    )
-    head = f"walk-forward, {evaluated['scored_windows']} orders of {evaluated['order_size']}"
-    found = f"{head}: saved, bps [95 %]: {', '.join(said)}"
-    return found if evaluated["note"] == evaluation.INTERVALS else f"{found}\n{head}: {evaluated['note']}"
-
-
-def _bps(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2f}"
-
-
 # --- many days ----------------------------------------------------------------------------------------------------------
 
 
 def many_days(settings: config.Settings, venues: VenueTable) -> int:
     """Evaluate every file that --days finds, pool them, write output.json and print the table."""
     timer = utils.Timer()
+    output, found = pooled_results(settings, venues)
+    output["run"] = {
+        "transport": "files",
+        "dask": settings.dask or None,
+        "wall_s": round(timer.seconds, 3),
+        "task_cpu_s": days.cpu_s(found),
+        "versions": _versions(),
+    }
+    utils.write_atomic(Path(settings.out_path) / "output.json", utils.json_text(output))
+    print(days.table(output))
+    for warning in days.warnings(found):
+        log.warn(warning)
+    return 0
+
+
+def pooled_results(settings: config.Settings, venues: VenueTable) -> tuple[dict, list[days.Day]]:
+    """output.json of --days but for `run`, and what became of every file."""
     files = days.find(settings.days)
     plan = _plan(settings, venues)
-    with utils.progress(len(files), "file", "evaluating") as bar:
+    with log.progress(len(files), "file", "evaluating") as bar:
 
         def finished(day: days.Day) -> None:
             bar.update()
             if day.why_not:
-                bar.write(f"warning: set aside: {day.why_not}", file=sys.stderr)
+                log.warn(f"set aside: {day.why_not}")
 
         found = days.run(files, plan, settings.dask, finished)
     publisher_ids = sorted({each for day in found for each in day.publisher_ids})
@@ -492,21 +520,11 @@ def many_days(settings: config.Settings, venues: VenueTable) -> int:
             **days.data_section(found),
             "simulated": any(day.about["symbol"] == SIMULATED_SYMBOL for day in found if day.result),
             "venues": [_venue_section(venues, each) for each in publisher_ids],
+            "venue_table_sha256": venues.sha256,
         },
         "settings": _result_settings(settings),
-        "run": {
-            "transport": "files",
-            "dask": settings.dask or None,
-            "wall_s": round(timer.seconds, 3),
-            "task_cpu_s": days.cpu_s(found),
-            "versions": _versions(),
-        },
     }
-    utils.write_atomic(Path(settings.out_path) / "output.json", utils.json_text(output))
-    print(days.table(output))
-    for warning in days.warnings(found):
-        cli.say(f"warning: {warning}")
-    return 0
+    return output, found
 
 
 def _plan(settings: config.Settings, venues: VenueTable) -> days.Plan:
@@ -525,6 +543,46 @@ def _plan(settings: config.Settings, venues: VenueTable) -> days.Plan:
         triples=settings.param_grid,
         protocol=_protocol(settings),
     )
+
+
+# --- computing a report again --------------------------------------------------------------------------------------------
+
+
+def verified(settings: config.Settings) -> int:
+    """Compute a report again from what it records, and print what differs; 1 if anything does. Writes no file."""
+    path = settings.verify
+    recorded = verify.read(path)
+    try:
+        again = config.recorded(
+            replace(settings, strict=False, rejects="", explain="", show=False), recorded["settings"]
+        )
+    except ValueError as error:
+        raise VerificationError(f"{path}: {error}") from None
+    venues = _venue_table(again)
+    verify.check_venues(recorded, settings.venues_path or str(SHIPPED_VENUES), venues.sha256)
+    computed, of = (_days_again if "files" in recorded["data"] else _day_again)(again, venues, recorded)
+    if others := verify.other_versions(recorded, _versions()):
+        log.say(f"made with other versions: {', '.join(others)}")
+    computed = json.loads(utils.json_text(computed))
+    found = verify.differences(recorded, computed)
+    print(verify.verdict(found) if found else f"equal: {path} is what {of} gives, {verify.count(computed)} values")
+    return 1 if found else 0
+
+
+def _day_again(settings: config.Settings, venues: VenueTable, recorded: dict) -> tuple[dict, str]:
+    path = verify.market_data(recorded, settings.verify, settings.offline_csv)
+    source = _from_csv(replace(settings, offline_csv=path))
+    source.file = replace(
+        source.file, name=recorded["data"]["file"]
+    )  # the bytes are the same, whatever it is called now
+    return results(settings, venues, source)[0], path
+
+
+def _days_again(settings: config.Settings, venues: VenueTable, recorded: dict) -> tuple[dict, str]:
+    if not settings.days:
+        raise VerificationError(f"{settings.verify}: is of many files; give the pattern that finds them with --days")
+    verify.check_files(recorded, settings.verify, days.find(settings.days))
+    return pooled_results(settings, venues)[0], settings.days
 
 
 if __name__ == "__main__":

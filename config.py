@@ -39,7 +39,7 @@ ON_OFF: Check = (lambda value: True, "0 or 1")
 SPEED_RANGE: Check = (lambda value: value == 0 or 0.001 <= value <= 1e9, "0 or a number from 0.001 to 1000000000")
 SERVERS: Check = (
     lambda value: all(
-        re.fullmatch(r"([^\s:,\[\]]+|\[[^\s\]]+\]):\d{1,5}", server) and 0 < int(server.rpartition(":")[2]) < 65_536
+        re.fullmatch(r"([^\s:,\[\]]+|\[[^\s\]]+\]):[0-9]{1,5}", server) and 0 < int(server.rpartition(":")[2]) < 65_536
         for server in value.split(",")
     ),
     "host:port, or several of them separated by commas",
@@ -49,7 +49,7 @@ TOPIC: Check = (
     "1 to 249 of the characters A-Z a-z 0-9 . _ -",
 )
 CLOCK: Check = (
-    lambda value: re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?", value) is not None,
+    lambda value: re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?", value) is not None,
     "HH:MM, HH:MM:SS or HH:MM:SS.fraction, between 00:00 and 23:59:59",
 )
 PENALTIES: Check = (
@@ -58,7 +58,7 @@ PENALTIES: Check = (
 )
 LATENCY: Check = (
     lambda value: (
-        re.fullmatch(r"\d+(\.\d+)?(,[A-Za-z0-9._-]+=\d+(\.\d+)?)*", value) is not None
+        re.fullmatch(r"[0-9]+(\.[0-9]+)?(,[A-Za-z0-9._-]+=[0-9]+(\.[0-9]+)?)*", value) is not None
         and max(latencies_ms(value).values()) < 60_000
     ),
     "a number below 60000, then any VENUE=number separated by commas",
@@ -67,7 +67,7 @@ PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 GROUP: Check = (lambda value: 0 < len(value) <= 200, "1 to 200 characters")
 DASK: Check = (
-    lambda value: re.fullmatch(r"|local|(tcp|tls)://([^\s:/\[\]]+|\[[^\s\]]+\]):\d{1,5}", value) is not None,
+    lambda value: re.fullmatch(r"|local|(tcp|tls)://([^\s:/\[\]]+|\[[^\s\]]+\]):[0-9]{1,5}", value) is not None,
     "local, or tcp://HOST:PORT of a Dask scheduler",
 )
 RUN_ID: Check = (lambda value: re.fullmatch(r"[A-Za-z0-9-]{0,64}", value) is not None, "up to 64 of A-Z a-z 0-9 -")
@@ -79,6 +79,7 @@ RESULT_SETTINGS = (  # what the results depend on: these, and nothing else, are 
     "adverse_weight", "cancel_on_fill", "catch_up", "optimistic_cancels", "evaluate", "evaluation_window_s",
     "evaluation_stride_s", "evaluation_skip_s", "resamples", "seed", "max_quote_age_s", "max_disorder_s", "symbol",
 )  # fmt: skip
+MOST_SHOWN = 200  # characters of what a report holds, in a message
 SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
@@ -169,7 +170,7 @@ class Settings:
     )
     deadline_penalty: str = setting(
         "spread", "USD/share", "added to the dearest ask for shares still missing at the end; spread: the spread then",
-        (lambda value: value == "spread" or 0 <= float(value) <= 1000, "spread, or a number from 0 to 1000"), BACKTEST,
+        (lambda value: value == "spread" or 0 <= _number(value) <= 1000, "spread, or a number from 0 to 1000"), BACKTEST,
     )  # fmt: skip
     latency_ms: str = setting(
         "0",
@@ -277,12 +278,52 @@ def settings(
         _add_flag(parser, field)
     given = vars(parser.parse_args(argv))
     values = {field.name: _value(parser, field, given.get(field.name), environ) for field in fields}
+    if values.get("verify"):
+        _only_of_the_report(parser, {name for name in given if given[name] is not None})
     return _consistent(parser, Settings(**values))
+
+
+def recorded(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """`settings` with RESULT_SETTINGS as output.json has them; ValueError naming the first that cannot be."""
+    lacking, unknown = sorted(set(RESULT_SETTINGS) - set(values)), sorted(set(values) - set(RESULT_SETTINGS))
+    if lacking or unknown:
+        wrong = " and ".join(
+            f"{what} {names}"[:MOST_SHOWN] for what, names in (("lacks", lacking), ("has", unknown)) if names
+        )
+        raise ValueError(f"settings {wrong}; it must hold those of this version's config.RESULT_SETTINGS")
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    found = {name: _checked(fields[name], values[name], "settings", MOST_SHOWN) for name in RESULT_SETTINGS}
+    return _consistent(_Refusal(), dataclasses.replace(settings, **found))
+
+
+class _Refusal:
+    """Stands in for the parser where no program is to be ended."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _only_of_the_report(parser: argparse.ArgumentParser, given: set[str]) -> None:
+    contradicts = (
+        *RESULT_SETTINGS,
+        "replay",
+        "run_id",
+        "allow_partial",
+        "strict",
+        "rejects",
+        "explain",
+        "show",
+        "doctor",
+    )
+    flags = [flag_name(field) for field in dataclasses.fields(Settings) if field.name in given & set(contradicts)]
+    if flags:
+        parser.error(f"{', '.join(flags)} must not be given with --verify, which takes every setting from the report")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
+        self.exit(2, f"{self.prog}: error: {line} (see --help)\n")
 
 
 def env_name(field: dataclasses.Field) -> str:
@@ -320,6 +361,14 @@ def _value(
         (flag, flag_name(field)) if flag is not None else (environ.get(env_name(field)) or None, env_name(field))
     )
     given, source = (field.default, "config.py") if given is None else (given, source)
+    try:
+        return _checked(field, given, source)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _checked(field: dataclasses.Field, given: Any, source: str, most: int | None = None) -> Any:
+    """`given` as a value of the setting; ValueError, with at most so many characters of it, if it cannot be one."""
     accepts, must_be = field.metadata["check"]
     try:
         value = _CONVERSIONS[field.type](given)
@@ -327,8 +376,8 @@ def _value(
     except (ValueError, TypeError, KeyError, OverflowError):
         fits = False
     if not fits:
-        shown = "not shown here" if field.metadata["secret"] else repr(given)
-        parser.error(f"{field.name} ({source}) is {shown}; it must be {must_be}")
+        shown = "not shown here" if field.metadata["secret"] else repr(given)[:most]
+        raise ValueError(f"{field.name} ({source}) is {shown}; it must be {must_be}")
     return value
 
 
@@ -339,13 +388,13 @@ def _text(given: Any) -> str:
 
 
 def _number(given: Any) -> float:
-    if isinstance(given, bool):
+    if isinstance(given, bool) or (isinstance(given, str) and not given.isascii()):  # float takes other digits, too
         raise TypeError(given)
     return float(given)
 
 
 def _whole_number(given: Any) -> int:
-    value = int(given) if isinstance(given, str) else _number(given)
+    value = int(given) if isinstance(given, str) and given.isascii() else _number(given)
     if value != int(value):
         raise ValueError(given)
     return int(value)

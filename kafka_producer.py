@@ -24,7 +24,7 @@ import numpy as np
 
 import config
 import utils
-from sor import cli, contract, feed, stream
+from sor import cli, contract, feed, log, stream
 from sor.contract import END, START, EndRecord, StartRecord
 from sor.errors import FeedError
 from sor.events import Checker, RowBlock
@@ -37,7 +37,8 @@ PACED_ROWS = 256  # rows between two looks at the clock when nothing has to wait
 def main(argv: Sequence[str] | None = None) -> int:
     """Send one run; the exit code."""
     settings = config.settings("kafka_producer", argv, __doc__)
-    return cli.run(lambda: produce(settings))
+    with log.on_stderr("kafka_producer", settings.log_level, settings.log_json, settings.kafka_sasl_password):
+        return cli.run(lambda: produce(settings))
 
 
 def produce(settings: config.Settings) -> int:
@@ -45,13 +46,13 @@ def produce(settings: config.Settings) -> int:
     identity = feed.identify(settings.csv_path)
     scan = Checker(_ns(settings.max_disorder_s), settings.strict)
     summary = feed.summarise(settings.csv_path, scan)
-    cli.say(_announcement(identity, summary, scan))
+    log.say(_announcement(identity, summary, scan))
     if settings.show:
         print(_preview(settings.csv_path, summary, scan.max_disorder_ns))
     if settings.rejects:
         feed.write_rejects(settings.csv_path, scan.rejects, settings.rejects)
     topic = stream.topic_of(settings)
-    stream.ensure_topic(topic)
+    stream.ensure_topic(topic, "WRITE")
     start = StartRecord(
         run_id=settings.run_id or new_run_id(),
         file=identity.name,
@@ -64,10 +65,11 @@ def produce(settings: config.Settings) -> int:
     with stream.Sender(topic) as sender:
         timer = utils.Timer()
         end = _send_run(settings, start, sender)
-    cli.say(
+    log.say(
         f"sent {end.rows_sent} rows as run {start.run_id} in {timer.seconds:.1f} s "
         f"({end.rows_sent / timer.seconds:,.0f} rows/s), {scan.rejects.total} set aside, CRC-32 {end.crc32:08x}"
     )
+    log.say(f"acknowledged {end.rows_sent}/{start.rows} rows")
     return 0
 
 
@@ -82,7 +84,7 @@ def _send_run(settings: config.Settings, start: StartRecord, sender: stream.Send
     checker = Checker(_ns(settings.max_disorder_s))
     sender.send([(contract.encode_record(start), contract.record_headers(start.run_id, START))])
     try:
-        with utils.progress(start.rows, "row", "sending") as bar, utils.rare_collections():
+        with log.progress(start.rows, "row", "sending") as bar, utils.rare_collections():
             pace = Pace(settings.speed, settings.max_gap_s)
             for rows in feed.good_blocks(settings.csv_path, checker):
                 for sent in run.send_block(rows, pace):
@@ -104,7 +106,7 @@ def _abort(run: RunSender, checker: Checker, failure: BaseException) -> None:
     try:
         run.finish(checker, ABORT_FLUSH_S, aborted=str(failure) or type(failure).__name__)
     except stream.StreamError:
-        cli.say("the end of the run could not be announced: consumers will find it without an end record")
+        log.warn("the end of the run could not be announced: consumers will find it without an end record")
 
 
 class Pace:

@@ -1,20 +1,21 @@
-"""Small tools without a domain word in them: JSON text, atomic files, progress bar, timer."""
+"""Small tools without a domain word in them: JSON text, atomic files, timer."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gc
+import glob
 import json
 import os
-import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 
 def json_text(value: Any) -> str:
@@ -24,31 +25,52 @@ def json_text(value: Any) -> str:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved over it when the block succeeds: the file is whole, or as it was."""
+    """A temporary path beside `path`, moved over it when the block succeeds: the file is whole, or as it was.
+
+    A process that is killed leaves its temporary file. The next one that writes the same file removes it: whoever still
+    works on a temporary file holds a lock on it, which ends with the process. An OSError names the file.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
+    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with _made_and_locked(temporary):
+            yield temporary
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+    except BaseException as error:  # wherever it came up: the file's name was known before there was a file
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def _made_and_locked(path: Path) -> Iterator[None]:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files of `path` that no process holds; those that cannot be judged are left."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(handle)
 
 
 def write_atomic(path: str | Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def progress(total: int | None, unit: str, description: str) -> tqdm:
-    """A progress bar on stderr; without a terminal it writes a line every few seconds at most."""
-    interval_s = 0.2 if sys.stderr.isatty() else 5.0
-    return tqdm(
-        total=total, unit=unit, desc=description, file=sys.stderr, mininterval=interval_s, unit_scale=True, leave=True
-    )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Java, and Kafka's jars: from KAFKA_HOME, or fetched once with Maven (broker/pom.xml) into .kafka/libs."""
 
+import functools
 import hashlib
 import os
 import shutil
@@ -39,6 +40,7 @@ def prepare(say: Say, libs: Path = LIBS) -> tuple[str, Path]:
         If KAFKA_HOME is not an unpacked Kafka.
     """
     jars = _jars_of_kafka_home() or (libs if is_fetched(libs) else None)
+    _say_wrong_java_home(say)
     java = find_java() or _installed("java", find_java, say)
     maven = jars or shutil.which("mvn") or _installed("mvn", lambda: shutil.which("mvn"), say)
     missing = [name for name, found in (("java", java), ("mvn", maven)) if not found]
@@ -48,6 +50,13 @@ def prepare(say: Say, libs: Path = LIBS) -> tuple[str, Path]:
     if jars is None:
         fetch(libs, say)
     return str(java), jars or libs
+
+
+@functools.cache  # said once
+def _say_wrong_java_home(say: Say) -> None:
+    home = os.environ.get("JAVA_HOME")
+    if home and not os.access(f"{home}/bin/java", os.X_OK):
+        say(f"JAVA_HOME is {home!r}, which holds no bin/java that runs: looking elsewhere for a Java")
 
 
 def is_fetched(libs: Path) -> bool:

@@ -1,6 +1,6 @@
 """What `make run` runs after the set-up: a broker, then producer and backtest against it, then the broker's stop.
 
-    python -m broker.pipeline [--speed 0] [--mode kraft|zookeeper]
+    python -m broker.pipeline [--speed 0] [--mode kraft|zookeeper] [--secure | --insecure]
 
 KAFKA_BOOTSTRAP_SERVERS set: that broker is used and none is started. No Java, Maven or jars to be had: the backtest
 reads the CSV without Kafka, under a banner. The last line of stdout names the files that were written; all other lines
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None, scripts: Path = ROOT, folder: Path =
     flags = _parser().parse_args(argv)
     catch_signals()
     try:
-        code = run(scripts, LocalBroker(folder, mode=flags.mode, say=_say), flags.speed)
+        broker = LocalBroker(folder, mode=flags.mode, secure=flags.secure, insecure=flags.insecure, say=_say)
+        code = run(scripts, broker, flags.speed)
     except Interrupted as interrupted:
         _say(f"ended by {signal.Signals(interrupted.number).name}")
         return interrupted.exit_code
@@ -58,7 +59,7 @@ def run(scripts: Path, broker: LocalBroker, speed: str) -> int:
     servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if servers:
         _say(f"using the Kafka on {servers}")
-        return run_over_kafka(scripts, servers, speed)
+        return run_over_kafka(scripts, {}, speed)
     try:
         broker.start()
     except NotInstalledError as error:
@@ -67,18 +68,21 @@ def run(scripts: Path, broker: LocalBroker, speed: str) -> int:
         return run_programs(scripts, [_python("backtest.py", "--csv", csv_path)], os.environ)
     try:
         _say(f"Kafka listens on {broker.bootstrap}")
-        return run_over_kafka(scripts, broker.bootstrap, speed)
+        return run_over_kafka(scripts, broker.open_for_clients(), speed)
     finally:
         for line in broker.stop():
             _say(line)
 
 
-def run_over_kafka(scripts: Path, servers: str, speed: str) -> int:
-    """One run of both programs, under a run id of its own: older runs on the topic do not matter."""
+def run_over_kafka(scripts: Path, environment: Mapping[str, str], speed: str) -> int:
+    """One run of both programs, under a run id of its own: older runs on the topic do not matter.
+
+    `environment` is added to ours: where the broker is, and who we are there.
+    """
     run_id = uuid.uuid4().hex
     backtest = _python("backtest.py", "--run-id", run_id)
     producer = _python("kafka_producer.py", "--speed", speed, "--run-id", run_id)
-    return run_programs(scripts, [backtest, producer], {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": servers})
+    return run_programs(scripts, [backtest, producer], {**os.environ, **environment})
 
 
 def run_programs(folder: Path, commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> int:
@@ -141,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m broker.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--mode", choices=MODES, default="kraft")
+    parser.add_argument("--secure", action="store_true", help="of our own broker: TLS, users, access control lists")
+    parser.add_argument("--insecure", action="store_true", help="let it listen beyond this machine without any of them")
     parser.add_argument(
         "--speed",
         default=os.environ.get("SPEED") or os.environ.get("SOR_SPEED") or "0",

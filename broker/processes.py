@@ -5,6 +5,7 @@ signalled only while the command line of the recorded pid still shows them.
 """
 
 import contextlib
+import datetime
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from broker.errors import BrokerError
 
+NOBODY = 2**31 - 1  # no process has this pid
+KEPT = 2  # older logs; MaxBackupIndex of log4j.properties, which numbers them the same way
 _POLL_S = 0.05
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -115,14 +118,28 @@ class Jvm:
     @property
     def listens(self) -> str | None:
         """What the running JVM was told to listen on, from its command line."""
-        words = command_line(self.pid).split() if self.pid else []
-        return next((word.split("=", 1)[1] for word in words if word.startswith("-Dlocal.kafka.listens=")), None)
+        return self._told("listens")
 
-    def spawn(self, java: str, options: Sequence[str], main: Sequence[str], listens: str) -> None:
-        """Start the JVM in a session of its own (a Ctrl-C in the terminal does not reach it) and record its pid."""
+    @property
+    def secure(self) -> bool:
+        """Whether the running JVM is of a secured broker, from its command line."""
+        return self._told("secure") == "true"
+
+    def _told(self, name: str) -> str | None:
+        words = command_line(self.pid).split() if self.pid else []
+        return next((word.split("=", 1)[1] for word in words if word.startswith(f"-Dlocal.kafka.{name}=")), None)
+
+    def spawn(
+        self, java: str, options: Sequence[str], main: Sequence[str], listens: str, *, secure: bool = False
+    ) -> None:
+        """Start the JVM in a session of its own (a Ctrl-C in the terminal does not reach it) and record its pid.
+
+        What a `secure` one writes, nobody but its owner can read.
+        """
         self.out_file.parent.mkdir(parents=True, exist_ok=True)
-        self.log_file.unlink(missing_ok=True)  # a failure shows the end of the log: of this start, not of an old one
-        command = [java, *self.marker, f"-Dlocal.kafka.listens={listens}", *options, *main]
+        self.log_file.unlink(missing_ok=True)  # a failure shows the end of the log: of this attempt, not of an old one
+        told = [f"-Dlocal.kafka.listens={listens}", f"-Dlocal.kafka.secure={str(secure).lower()}"]
+        command = [java, *self.marker, *told, *options, *main]
         with signals_deferred(), self.out_file.open("wb") as out:
             self._child = subprocess.Popen(
                 command,
@@ -131,8 +148,17 @@ class Jvm:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=0o077 if secure else -1,
             )
             self.pid_file.write_text(f"{self._child.pid}\n")
+
+    def keep_logs(self) -> None:
+        """Before a start: what the last one wrote moves on by one number, so that why it ended can still be read."""
+        for path in (self.log_file, self.out_file):
+            for number in range(KEPT, 0, -1):
+                older, newer = (path.with_name(f"{path.name}.{n}" if n else path.name) for n in (number, number - 1))
+                if newer.exists():
+                    newer.replace(older)
 
     def wait_ready(self, ready, timeout_s: float) -> None:
         """Wait until `ready()` is true; BrokerError with the end of the log if the JVM ends or `timeout_s` passes."""
@@ -150,6 +176,17 @@ class Jvm:
         """The last lines that the JVM wrote, to its log and to its output."""
         texts = [path.read_text(errors="replace") for path in (self.log_file, self.out_file) if path.exists()]
         return "\n".join(f"  {line}" for text in texts for line in text.splitlines()[-lines:])
+
+    def load(self) -> str:
+        """How long the running JVM has been up, and the memory it holds."""
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid or NOBODY)
+            up_s = int(time.time() - process.create_time())
+            return f"up {datetime.timedelta(seconds=up_s)}, {process.memory_info().rss / (1 << 20):.0f} MiB"
+        except psutil.Error:
+            return "ended just now"
 
     def stop(self, grace_s: float) -> str | None:
         """End the JVM: SIGTERM, after `grace_s` SIGKILL; a line on what was done, None if nothing was recorded."""

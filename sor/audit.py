@@ -35,14 +35,20 @@ class Envelope:
 
 
 def envelope(message: Message) -> Envelope:
-    """Read a message's headers; an empty Envelope if they are not those of the contract."""
+    """Read a message's headers; an empty Envelope if they are not those of the contract, or one of them is there twice."""
     try:
-        headers = dict(message.headers)
+        ours = [(key, value) for key, value in message.headers if key in _OURS]
+        headers = dict(ours)
+        if len(headers) < len(ours):
+            return Envelope()
         run_id = headers[HEADER_RUN].decode()
         row = int(headers[HEADER_ROW]) if HEADER_ROW in headers else -1
     except (KeyError, ValueError, TypeError, AttributeError):
         return Envelope()
     return Envelope(run_id, row, headers.get(HEADER_RECORD) or b"")
+
+
+_OURS = (HEADER_RUN, HEADER_ROW, HEADER_RECORD)
 
 
 @dataclass
@@ -134,7 +140,7 @@ class RunAudit:
         if self.end is None:
             return [self.damaged_end or f"no end record after {self.received} of {self.start.rows} rows"]
         checks = {
-            f"aborted by the producer: {self.end.aborted}": self.end.aborted,
+            f"aborted by the producer: {_one_line(self.end.aborted)}": self.end.aborted,
             f"{self.missing} rows missing before row {self.expected}": self.missing,
             f"{self.reordered} rows out of order": self.reordered,
             f"{self.received} rows came, {self.end.rows_sent} were sent": self.received != self.end.rows_sent,
@@ -143,6 +149,14 @@ class RunAudit:
             f"CRC-32 is {self.crc32:08x}, sent was {self.end.crc32:08x}": self.crc32 != self.end.crc32,
         }
         return [fault for fault, found in checks.items() if found]
+
+    def verified(self) -> str:
+        """Rows that came of rows announced, and what was wrong with them, in one line."""
+        absent = self.start.rows - self.received
+        parts = [f"verified {self.received}/{self.start.rows} rows", f"{self.duplicate} duplicate"]
+        parts.append(f"{absent} missing" if absent else "0 gap")
+        parts += [f"{self.reordered} out of order"] if self.reordered else []
+        return ", ".join(parts)
 
     def counts(self) -> dict[str, int]:
         """What came, for the report."""
@@ -153,6 +167,11 @@ class RunAudit:
             "reordered": self.reordered,
             "foreign": self.foreign,
         }
+
+
+def _one_line(text: str) -> str:
+    """What a terminal can show of a text that came on the topic."""
+    return "".join(each if each.isprintable() else " " for each in text[:1000])
 
 
 def next_commit(

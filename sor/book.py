@@ -79,43 +79,58 @@ def quote_updates(events: Events, routable: np.ndarray) -> QuoteUpdates:
     routable : bool array (K,)
         Venues whose quotes count; off-exchange publishers do not.
     """
-    starts_batch = np.diff(events.ts_ns, prepend=~events.ts_ns[:1]) != 0
-    counts = (events.action != TRADE) & routable[events.venue]
-    keep, batch = _last_of_venue(starts_batch, counts, events.venue, len(events.publisher_ids))
-    ts_ns = np.maximum.accumulate(events.ts_ns)[keep]
-    changes = np.flatnonzero(np.diff(batch, prepend=-1))
-    shown = (events.action[keep] == QUOTE).astype(np.int32)
-    return QuoteUpdates(
-        ts_ns=ts_ns[changes],
-        first=np.append(changes, len(keep)),
-        venue=events.venue[keep],
-        bid_px_e4=events.bid_px_e4[keep] * shown,
-        ask_px_e4=events.ask_px_e4[keep] * shown,
-        bid_sz=events.bid_sz[keep] * shown,
-        ask_sz=events.ask_sz[keep] * shown,
-        publisher_ids=events.publisher_ids,
+    columns = (events.ts_ns, events.action, events.venue)
+    sides = (events.bid_px_e4, events.ask_px_e4, events.bid_sz, events.ask_sz)
+    batches, rows = _update_batches(*columns, sides, routable, *_room(0, 0, 0))
+    ts_ns, first, venue, book = _room(batches, batches + 1, rows)
+    _update_batches(*columns, sides, routable, ts_ns, first, venue, book)
+    return QuoteUpdates(ts_ns, first, venue, *book, events.publisher_ids)
+
+
+def _room(batches: int, firsts: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Arrays to write to: times and first updates of batches, venues of updates, and their bid, ask and sizes (4, R)."""
+    return (
+        np.empty(batches, np.int64),
+        np.empty(firsts, np.int64),
+        np.empty(rows, np.int16),
+        np.empty((4, rows), np.int32),
     )
 
 
 @njit(cache=True)
-def _last_of_venue(starts_batch, counts, venue, venues):  # pragma: no cover
-    """Index of the last row of each venue in each batch, in file order within the batch, and that row's batch number."""
-    keep = np.empty(len(venue), np.int64)
-    batch_of = np.empty(len(venue), np.int64)
-    slot_batch = np.full(venues, -1, np.int64)
-    slot = np.zeros(venues, np.int64)
-    batch, kept = -1, 0
-    for i in range(len(venue)):
-        batch += starts_batch[i]
-        if not counts[i]:
-            continue
+def _update_batches(ts_ns, action, venue, sides, routable, at_ns, first, of_venue, book):  # pragma: no cover
+    """Number of batches with an update, and of updates, in file order within a batch; with room in `first` they are written.
+
+    Twice over the rows, to count and to write, needs no memory beyond the result's.
+    """
+    bid_px_e4, ask_px_e4, bid_sz, ask_sz = sides
+    newest_batch = np.full(len(routable), -1, np.int64)  # of each venue
+    slot = np.zeros(len(routable), np.int64)
+    batch, written, kept, newest_ns = -1, -1, 0, np.int64(0)
+    batches = 0
+    for i in range(len(ts_ns)):
+        if i == 0 or ts_ns[i] != ts_ns[i - 1]:
+            batch += 1
+        newest_ns = ts_ns[i] if i == 0 else max(newest_ns, ts_ns[i])
         v = venue[i]
-        if slot_batch[v] != batch:
-            slot_batch[v], slot[v] = batch, kept
-            batch_of[kept] = batch
+        if action[i] == TRADE or not routable[v]:
+            continue
+        if written != batch:
+            written = batch
+            if len(first):
+                at_ns[batches], first[batches] = newest_ns, kept
+            batches += 1
+        if newest_batch[v] != batch:
+            newest_batch[v], slot[v] = batch, kept
             kept += 1
-        keep[slot[v]] = i
-    return keep[:kept], batch_of[:kept]
+        if len(first):
+            row, shown = slot[v], np.int32(action[i] == QUOTE)
+            of_venue[row] = v
+            book[0, row], book[1, row] = bid_px_e4[i] * shown, ask_px_e4[i] * shown
+            book[2, row], book[3, row] = bid_sz[i] * shown, ask_sz[i] * shown
+    if len(first):
+        first[batches] = kept
+    return batches, kept
 
 
 def expire_quotes(events: Events, max_age_ns: int) -> Events:

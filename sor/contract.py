@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import msgspec
 import numpy as np
@@ -28,6 +28,9 @@ HEADER_RUN, HEADER_ROW, HEADER_RECORD = "run", "row", "record"
 START, END = b"start", b"end"
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+RunId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9-]{1,64}\Z")]
+Line = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f]{0,1000}\Z")]  # what a terminal shows as it is
 Text = Annotated[str, msgspec.Meta(max_length=40)]  # numpy gives all texts of a block the width of the longest
 
 
@@ -51,23 +54,30 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 class StartRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is about to send."""
 
-    run_id: str
-    file: str
-    sha256: str  # of the file's bytes
+    run_id: RunId
+    file: Line
+    sha256: Line  # of the file's bytes
     schema_version: int
-    symbols: list[str]
-    rows: int  # good rows of the file
+    symbols: list[Line]
+    rows: Count  # good rows of the file
     speed: float  # times real time; 0: as fast as possible
+
+
+class Rejected(TypedDict):
+    """Rows of one kind that were set aside."""
+
+    count: Count
+    first_line: Count
 
 
 class EndRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a run has sent. `aborted` says why it stopped early; it is empty for a whole run."""
 
-    run_id: str
-    rows_sent: int
-    rejects: dict[str, dict[str, int]]  # kind: count and first_line
-    disordered: int
-    crc32: int  # of all payloads, in order
+    run_id: RunId
+    rows_sent: Count
+    rejects: dict[Line, Rejected]  # by kind
+    disordered: Count
+    crc32: Count  # of all payloads, in order
     aborted: str = ""
 
 
@@ -185,11 +195,15 @@ def encode_record(record: StartRecord | EndRecord) -> bytes:
 
 
 def decode_record(payload: bytes, kind: type[StartRecord] | type[EndRecord]) -> StartRecord | EndRecord:
-    """A framing record from JSON; StreamError if it is not one."""
+    """A framing record from JSON; StreamError if it is not one, or one of another version of this contract."""
     try:
-        return msgspec.json.decode(payload, type=kind)
+        record = msgspec.json.decode(payload, type=kind)
     except _NOT_DECODED as error:
         raise StreamError(f"a {kind.__name__} cannot be decoded: {error}") from None
+    version = getattr(record, "schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise StreamError(f"a {kind.__name__} is of schema version {version}; it must be {SCHEMA_VERSION}")
+    return record
 
 
 def crc32(payloads: Sequence[bytes], start: int = 0) -> int:

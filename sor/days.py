@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sor import cli, evaluation, feed
+from sor import cli, evaluation, feed, log
 from sor import market as markets
 from sor.errors import ReplayError, SorError, UsageError
 from sor.evaluation import DayResult, Protocol
@@ -320,7 +320,7 @@ def _deaths_told(client: Client) -> Iterator[None]:
     def heard(event: tuple[float, Mapping[str, Any]]) -> None:
         what = event[1]
         if what.get("action") == "remove-worker" and what["processing-tasks"] and not what["expected"]:
-            cli.say(f"the worker {what['worker']} is lost: what it was doing is done again")
+            log.warn(f"the worker {what['worker']} is lost: what it was doing is done again")
 
     client.subscribe_topic("all", heard)
     try:

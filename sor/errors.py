@@ -7,6 +7,7 @@ SorError                exit 1
 │   └── RunNotWholeError    a run on the topic was aborted, has gaps or a wrong checksum
 ├── AllocationError     an order or a venue handed to the allocator has an impossible value
 ├── PlacementError      scenarios, costs or options handed to the placement solver are impossible
+├── VerificationError   output.json cannot be computed again: broken, of other data, of another version
 └── ReplayError         the data hold nothing that the order could be replayed on
 """
 
@@ -41,6 +42,10 @@ class AllocationError(SorError, ValueError):
 
 class PlacementError(SorError, ValueError):
     """Scenarios, costs or options handed to the placement solver are impossible."""
+
+
+class VerificationError(SorError):
+    """What stands in the way of computing a report again."""
 
 
 class ReplayError(SorError):

@@ -11,6 +11,7 @@ apply the same checks and give the same events.
 
 from __future__ import annotations
 
+import mmap
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -42,7 +43,7 @@ REJECT_KINDS = {  # kind: what a row must be
     "unreadable_time": "ts_event must be ISO-8601 or whole nanoseconds since 1970",
     "unreadable_number": "publisher_id must be a number; price, size, sequence, bid and ask fields numbers or empty",
     "unknown_action": "action must be one of A, C, M (quote), T (trade), R (clear)",
-    "no_symbol": "symbol must be 1 to 31 bytes of text",
+    "no_symbol": "symbol must be 1 to 31 bytes of printable text",
     "negative_or_infinite": "numbers must be finite and not negative",
     "out_of_range": "a price must be at most 214748.3647 USD, a size 2147483647 shares, publisher_id 65535, sequence 2**53",
     "finer_than_tick": "bid and ask prices must be multiples of 0.0001 USD; sizes, publisher_id and sequence whole numbers",
@@ -129,7 +130,7 @@ def check_rows(rows: RowBlock, newest_ns: int, max_disorder_ns: int) -> tuple[np
     is_quote = action == QUOTE
     mark("unreadable_number", np.isnan(rows.publisher_id))
     mark("unknown_action", action == UNKNOWN)
-    nameless = [not 1 <= len(symbol.encode()) <= LONGEST_SYMBOL for symbol in rows.symbols]
+    nameless = [not (1 <= len(symbol.encode()) <= LONGEST_SYMBOL and symbol.isprintable()) for symbol in rows.symbols]
     if any(nameless):
         mark("no_symbol", np.array(nameless)[rows.symbol])
     mark("negative_or_infinite", _any_number(rows, lambda numbers, largest: (numbers < 0) | (numbers == np.inf)))
@@ -314,8 +315,8 @@ class EventBuffer:
     """Grows the event arrays block by block; only these arrays grow with the file."""
 
     def __init__(self) -> None:
-        self._arrays = {name: np.empty(FIRST_CAPACITY, dtype) for name, dtype in EVENT_DTYPES if name != "venue"}
-        self._publisher_id = np.empty(FIRST_CAPACITY, np.uint16)
+        self._arrays = {name: _pages(FIRST_CAPACITY, dtype) for name, dtype in EVENT_DTYPES if name != "venue"}
+        self._publisher_id = _pages(FIRST_CAPACITY, np.uint16)
         self._seen = np.zeros(65536, bool)
         self._rows = 0
 
@@ -364,12 +365,19 @@ class EventBuffer:
         if rows <= capacity:
             return
         capacity = max(rows, capacity + capacity // 2)
-        self._arrays = {name: _grown(column, capacity, self._rows) for name, column in self._arrays.items()}
+        for name, column in self._arrays.items():  # one after another: only one column is there twice
+            self._arrays[name] = _grown(column, capacity, self._rows)
         self._publisher_id = _grown(self._publisher_id, capacity, self._rows)
 
 
+def _pages(capacity: int, dtype: type | np.dtype) -> np.ndarray:
+    """An array in pages of its own: the system has them back at once when it goes, which an allocator may put off."""
+    size = capacity * np.dtype(dtype).itemsize
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype)
+
+
 def _grown(column: np.ndarray, capacity: int, used: int) -> np.ndarray:
-    grown = np.empty(capacity, column.dtype)
+    grown = _pages(capacity, column.dtype)
     grown[:used] = column[:used]
     return grown
 
@@ -390,6 +398,12 @@ class Intake:
         self.chosen = symbol is not None
         self.other_symbol_rows = 0
         self.buffer = EventBuffer()
+
+    def take_events(self) -> Events:
+        """What has been collected; it is forgotten here, so that it lives as long as the caller needs it."""
+        events = self.buffer.events()
+        self.buffer = EventBuffer()
+        return events
 
     def add(self, rows: RowBlock) -> RowBlock:
         """Check a block, keep its good rows and return them; FeedError if it holds a second symbol and none was chosen."""

@@ -23,6 +23,7 @@ from sor.routing import Triples
 BASELINES = ("best_ask", "twap", "vwap")
 MOST_CASH = 9e12  # USD; 2**63 micro-dollars are a little more
 ONE_DRAW = "one order on one day, with the best of the grid for that very order: one draw, not a claim; see evaluation"
+SEED_SECTIONS = ("best_parameters", "optimized", "baselines", "savings_vs_baselines_bps")  # of the trial's output
 PARAMETERS = ("lambda_over", "lambda_under", "theta_queue")
 
 
@@ -159,7 +160,7 @@ def _by_venue(taken: Taken, market: Market) -> dict[str, dict[str, object]]:
 
 
 def seed_sections(experiment: Experiment, market: Market) -> dict[str, object]:
-    """The four sections the trial asks for: best_parameters, optimized, baselines, savings_vs_baselines_bps."""
+    """The four sections the trial asks for, SEED_SECTIONS."""
     size, mid = experiment.order.size, experiment.arrival_mid_px
     optimized = section(experiment.taken[experiment.policy], experiment, market)
     baselines = {name: section(experiment.taken[name], experiment, market) for name in BASELINES}

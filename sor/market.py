@@ -107,13 +107,11 @@ def build(events: Events, venues: VenueTable, max_quote_age_ns: int = 0) -> Mark
         events = expire_quotes(events, max_quote_age_ns)
     ids = events.publisher_ids
     routable = venues.routable(ids)
+    trades = _trades(events, routable)  # before the updates: what it needs on the way is gone by then
     updates = quote_updates(events, routable)
     if not len(updates.ts_ns):
         raise ReplayError("the data hold no quote of a venue that orders can be routed to")
     best = nbbo(updates)
-    traded = events.action == TRADE
-    newest_ns = np.maximum.accumulate(events.ts_ns)
-    met = traded & routable[events.venue] & (events.side != BUYER)
     return Market(
         updates=updates,
         nbbo=best,
@@ -123,11 +121,22 @@ def build(events: Events, venues: VenueTable, max_quote_age_ns: int = 0) -> Mark
         rebates_e6=venues.rebates_e6(ids),
         latency_ns=np.zeros(len(ids), np.int64),
         venue_names=venues.names(ids),
-        prints=Prints(newest_ns[met], events.venue[met], events.trade_px_e4[met], events.trade_sz[met]),
-        trade_ns=newest_ns[traded],
-        trade_sz=events.trade_sz[traded].astype(np.int64),
+        **trades,
         rows=rows,
     )
+
+
+def _trades(events: Events, routable: np.ndarray) -> dict[str, object]:
+    """Those fields of a market that are made of its trades."""
+    at = np.flatnonzero(events.action == TRADE)
+    newest_ns = np.maximum.accumulate(events.ts_ns)[at]
+    met = routable[events.venue[at]] & (events.side[at] != BUYER)
+    limit = at[met]
+    return {
+        "prints": Prints(newest_ns[met], events.venue[limit], events.trade_px_e4[limit], events.trade_sz[limit]),
+        "trade_ns": newest_ns,
+        "trade_sz": events.trade_sz[at].astype(np.int64),
+    }
 
 
 def order_window(

@@ -58,6 +58,7 @@ class VenueTable:
 
     venues: tuple[Venue, ...]
     default: Venue
+    sha256: str = ""  # of the file it stands in, for the record
 
     def row(self, publisher_id: int) -> Venue:
         """The venue of this id; where it is not in the table the default row under the id, named like "PUB123"."""
@@ -123,8 +124,8 @@ def _publisher_id(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise _RefusedError("a text that is not empty")
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise _RefusedError("a text that is not empty, of one line")
     return value
 
 
@@ -184,7 +185,7 @@ def _value(where: str, name: str, value: Any) -> Any:
 def _toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text, parse_float=Decimal)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"venue table: the text is not TOML, which it must be: {error}") from error
     except ArithmeticError as error:  # from Decimal, which takes any exponent a file could mean
         raise UsageError("venue table: the text holds a number out of all range, must hold fees like 0.0030") from error
@@ -200,7 +201,9 @@ def _check_keys(where: str, entry: dict[str, Any], *, required: set[str], allowe
     if missing := sorted(required - entry.keys()):
         raise UsageError(f"venue table, {where}: {missing[0]} is missing, must be given")
     if unknown := sorted(entry.keys() - allowed):
-        raise UsageError(f"venue table, {where}: {unknown[0]} is unknown, must be one of {', '.join(sorted(allowed))}")
+        raise UsageError(
+            f"venue table, {where}: {_key(unknown[0])} is unknown, must be one of {', '.join(sorted(allowed))}"
+        )
 
 
 def _check_unique(venues: tuple[Venue, ...]) -> None:
@@ -213,12 +216,20 @@ def _check_unique(venues: tuple[Venue, ...]) -> None:
 
 def _label(number: int, entry: Any) -> str:
     name = entry.get("name") if isinstance(entry, dict) else None
-    return f"[[venue]] entry {number}" + (f" ({name})" if isinstance(name, str) and name else "")
+    return f"[[venue]] entry {number}" + (f" ({name})" if isinstance(name, str) and name and name.isprintable() else "")
 
 
 def _wrong(where: str, name: str, value: Any, must: str) -> UsageError:
     return UsageError(f"venue table, {where}: {name} is {_shown(value)}, must be {must}")
 
 
+def _key(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
 def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, (Decimal, date)) else repr(value)
+    try:
+        text = str(value) if isinstance(value, (Decimal, date)) else repr(value)
+    except ValueError:  # TOML's hexadecimal numbers have no limit, Python's decimals have
+        text = "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -368,3 +368,11 @@ def test_commit_lies_before_every_unreported_run_and_behind_every_reported_one_n
             assert offset <= at
         if run_id in reported:
             assert (run_id in beyond) == (at >= offset)
+
+
+def test_one_line_says_how_much_of_the_run_came():
+    followed = RunAudit(start(rows=5))
+    followed.expected = followed.received = 5
+    assert followed.verified() == "verified 5/5 rows, 0 duplicate, 0 gap"
+    followed.received, followed.duplicate, followed.reordered = 3, 2, 1
+    assert followed.verified() == "verified 3/5 rows, 2 duplicate, 2 missing, 1 out of order"

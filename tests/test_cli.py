@@ -1,8 +1,11 @@
 """How the programs end: one line and an exit code for whatever a user can cause, without a traceback."""
 
+import contextlib
+import ctypes
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,106 @@ def test_signals_end_the_work_with_their_codes_and_handlers_are_put_back():
     assert cli.run(lambda: signal.raise_signal(signal.SIGTERM)) == 143
     assert cli.run(lambda: signal.raise_signal(signal.SIGINT)) == 130
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def in_a_finalizer(number):
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    Dying()
+
+
+def in_a_callback_of_c(number):
+    callback = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(number))
+    callback()
+
+
+def under_an_except_of_everything(number):
+    with contextlib.suppress(BaseException):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("swallow", [in_a_finalizer, in_a_callback_of_c, under_an_except_of_everything])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_was_swallowed_comes_again(capsys, swallow, number, code):
+    def work():
+        swallow(number)
+        time.sleep(10)
+        raise AssertionError("not reached")
+
+    assert cli.run(work) == code
+    assert capsys.readouterr().err == {130: "interrupted\n", 143: "terminated\n"}[code]
+
+
+def test_it_comes_as_often_as_it_is_swallowed():
+    swallowed = []
+
+    def work():
+        under_an_except_of_everything(signal.SIGTERM)
+        while len(swallowed) < 3:
+            try:
+                time.sleep(10)
+            except BaseException as error:
+                swallowed.append(type(error))
+        time.sleep(10)
+
+    assert cli.run(work) == 143
+    assert swallowed == [cli.Terminated] * 3
+
+
+def test_nothing_after_a_checkpoint_happens_once_a_signal_was_swallowed():
+    steps = []
+
+    def work():
+        under_an_except_of_everything(signal.SIGINT)
+        cli.checkpoint()
+        steps.append("not reached")
+
+    assert cli.run(work) == 130
+    assert steps == []
+
+
+def test_a_swallowed_signal_waits_for_the_end_of_a_deferred_block():
+    steps = []
+
+    def work():
+        under_an_except_of_everything(signal.SIGTERM)
+        with cli.deferred_signals():
+            end_s = time.monotonic() + 4 * cli.REPEAT_S
+            while time.monotonic() < end_s:
+                pass
+            steps.append("the step is finished")
+        time.sleep(10)
+        steps.append("not reached")
+
+    assert cli.run(work) == 143
+    assert steps == ["the step is finished"]
+
+
+def test_a_second_signal_does_not_disturb_the_cleaning_up_after_the_first():
+    steps = []
+
+    def work():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            steps.append("cleaned up")
+
+    assert cli.run(work) == 130
+    assert steps == ["cleaned up"]
+
+
+def test_a_failure_of_the_cleaning_up_does_not_hide_the_signal(capsys):
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise FeedError("the file is gone")
+
+    assert cli.run(work) == 143
+    assert capsys.readouterr().err == "terminated\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -350,8 +350,16 @@ def test_a_scheduler_without_a_worker_is_an_error(folder, monkeypatch):
             days.run(days.find("days/*"), plan(), address)
 
 
-@pytest.mark.parametrize("to_the_group", [False, True])
-def test_ctrl_c_ends_the_workers(folder, to_the_group):
+@pytest.mark.parametrize(
+    ("number", "to_the_group", "word"),
+    [
+        (signal.SIGINT, False, "interrupted"),
+        (signal.SIGINT, True, "interrupted"),
+        (signal.SIGTERM, False, "terminated"),
+        (signal.SIGTERM, True, "terminated"),
+    ],
+)
+def test_ctrl_c_and_sigterm_end_the_workers(folder, number, to_the_group, word):
     words = ["--days", "days/*", "--dask", "local", "--out", "out", *SMALL, *FULL_DAY]
     for day in range(1, DAYS + 1):
         text = day_text(day, seconds=3000)
@@ -360,10 +368,10 @@ def test_ctrl_c_ends_the_workers(folder, to_the_group):
         [sys.executable, ROOT / "backtest.py", *words], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     workers = busy_workers(program)
-    (os.killpg if to_the_group else os.kill)(program.pid, signal.SIGINT)
+    (os.killpg if to_the_group else os.kill)(program.pid, number)
     err = program.communicate(timeout=60)[1]
-    assert program.returncode == 130
-    assert err.rstrip().endswith("interrupted")
+    assert program.returncode == 128 + number
+    assert err.rstrip().endswith(word)
     assert "Traceback" not in err
     psutil.wait_procs(workers, timeout=5)
     assert not any(each.is_running() for each in workers)

@@ -501,9 +501,12 @@ def test_symbol_that_is_not_in_the_file_is_named(tmp_path):
         feed.load(csv_file(tmp_path, line(0)), Intake(Checker(SECOND_NS), "AAPL"))
 
 
-def test_unbalanced_quote_in_a_quoted_file(tmp_path):
-    path = csv_file(tmp_path, line(0), line(1, symbol='"SIM'), header=f'"x",{HEADER}')
-    assert "cannot be read to its end: " in refusal(path)
+def test_unbalanced_quote_in_a_quoted_file_spoils_its_own_row_only(tmp_path):
+    path = csv_file(tmp_path, line(0), line(1, symbol='"SIM'), line(2), header=HEADER.replace("symbol", '"symbol"'))
+    intake = Intake(Checker(SECOND_NS), "SIM")
+    feed.load(path, intake)
+    assert intake.buffer.events().ask_sz.tolist() == [1, 3]
+    assert intake.other_symbol_rows == 1
 
 
 # --- real files -----------------------------------------------------------------------------------------------------

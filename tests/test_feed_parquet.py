@@ -192,11 +192,11 @@ def test_quoted_file_with_a_bad_row(tmp_path):
     assert_same_rows(path, converted(path))
 
 
-def test_quoted_field_over_several_lines_cannot_be_converted(tmp_path):
-    path = csv_file(tmp_path, line(0), line(1, symbol='"S\nIM"'), line(2), header=f'"x",{HEADER}')
-    with pytest.raises(FeedError, match="a quoted field runs over several lines; to be converted, a row must be one"):
-        converted(path)
-    assert os.listdir(tmp_path) == ["day.csv"]
+def test_quoted_field_over_several_lines_is_as_many_bad_rows(tmp_path):
+    path = csv_file(tmp_path, line(0), line(1, price='"1\n2"'), line(2), header=HEADER.replace("price", '"price"'))
+    assert_same_rows(path, converted(path))
+    assert rejects_of(path) == rejects_of(converted(path))
+    assert list(read(path)[1].rejects.kind_of_line()) == [3, 4]
 
 
 def test_many_row_groups_and_chunks(tmp_path, monkeypatch):
@@ -229,6 +229,10 @@ def test_any_csv_file_is_read_the_same_once_converted(tmp_path_factory, rows, cu
     text = HEADER + "\n" + "".join(line(second, **changed) + end for (second, changed), end in rows)
     path = folder / "day.csv"
     path.write_bytes(text.encode()[: max(len(HEADER), len(text) - cut)])
+    if not any(map(len, feed.read_blocks(path))):
+        with pytest.raises(FeedError, match="holds no row"):
+            converted(path)
+        return
     assert_same_rows(path, converted(path), chunk_rows)
 
 
@@ -429,7 +433,18 @@ def test_kept_header_that_lacks_a_column(tmp_path):
 
 
 def test_file_without_rows(tmp_path):
-    assert refusal(converted(csv_file(tmp_path))).endswith("holds no usable row")
+    table = table_of(csv_file(tmp_path, line(0)))
+    assert refusal(parquet_file(tmp_path, table.slice(1))).endswith("holds no usable row")
+
+
+@pytest.mark.parametrize("content", ["", HEADER, HEADER + "\n"])
+def test_csv_without_rows_is_not_converted(tmp_path, content):
+    (tmp_path / "day.csv").write_text(content)
+    with pytest.raises(
+        FeedError, match=r"day.csv: (there is no header; it must be|holds no row; it must hold at least one)"
+    ):
+        converted(tmp_path / "day.csv")
+    assert os.listdir(tmp_path) == ["day.csv"]
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

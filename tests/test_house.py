@@ -11,10 +11,15 @@ EDGES = {
     "__init__",
     "feed",
     "stream",
+    "security",
     "plot",
     "synthetic",
     "cli",
     "days",
+    "ledger",
+    "log",
+    "doctor",
+    "verify",
 }  # modules and packages of sor that may touch the world
 ONLY_IN = {"kafka": "stream", "matplotlib": "plot", "pyarrow": "feed", "dask": "days", "distributed": "days"}
 MAY_IMPORT = {
@@ -86,3 +91,40 @@ def test_pure_modules_touch_neither_clock_nor_terminal_nor_environment(path: Pat
 def test_the_top_level_holds_the_five_programs_of_the_trial_and_no_other_module() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == {"allocator", "backtest", "config", "kafka_producer", "utils"}
     assert not (ROOT / "kafka").exists(), "a folder of this name shadows kafka-python"
+
+
+OBJECTS_FROM_BYTES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}  # run what they read
+FORBIDDEN_CALLS = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
+    "tempfile.mktemp", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle", "pandas.read_pickle",
+}  # fmt: skip
+FORBIDDEN_WORDS = {"shell": True, "allow_pickle": True}
+EVERY_SOURCE = [*SOURCES, *sorted((ROOT / "benchmarks").glob("*.py"))]
+
+
+def what_could_run_strange_code(tree: ast.AST) -> list[str]:
+    """Imports and calls that make code or objects out of data."""
+    found = [name for name in imported(tree) if name.split(".")[0] in OBJECTS_FROM_BYTES]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        found += [name for name in [ast.unparse(call.func)] if name in FORBIDDEN_CALLS or name.endswith(".to_pickle")]
+        for word in call.keywords:
+            if word.arg in FORBIDDEN_WORDS and getattr(word.value, "value", True) is not False:
+                found.append(f"{word.arg}={ast.unparse(word.value)}")
+    return found
+
+
+@pytest.mark.parametrize("path", EVERY_SOURCE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_code_or_object_is_made_out_of_data(path: Path) -> None:
+    assert what_could_run_strange_code(ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import pickle", "from pickle import load", "eval('1')", "subprocess.run('ls', shell=True)", "yaml.load(text)",
+     "np.load(path, allow_pickle=True)", "np.load(path, allow_pickle=flag)", "os.system('ls')", "frame.to_pickle(path)"],
+)  # fmt: skip
+def test_the_rule_against_it_sees_it(text: str) -> None:
+    assert what_could_run_strange_code(ast.parse(text))
+    assert not what_could_run_strange_code(
+        ast.parse("re.compile('x'); np.load(path, allow_pickle=False); run(shell=False)")
+    )

@@ -1,13 +1,12 @@
-"""The small tools: whole files or none, JSON without NaN, a progress bar that a log file can bear."""
+"""The small tools: whole files or none, JSON without NaN, a timer."""
 
 import gc
 import os
-import re
 import stat
 
 import pytest
 
-from utils import Timer, atomic, json_text, progress, rare_collections, utc_text, write_atomic
+from utils import Timer, atomic, json_text, rare_collections, utc_text, write_atomic
 
 
 def test_json_keeps_the_order_and_ends_with_a_line_feed():
@@ -46,6 +45,29 @@ def test_a_failure_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path, fai
     assert os.listdir(tmp_path) == ["out.json"]
 
 
+def test_temporary_files_of_killed_processes_are_removed_and_those_of_others_at_work_are_not(tmp_path):
+    path = tmp_path / "out.json"
+    abandoned = [tmp_path / f".out.json.{i}.tmp" for i in range(2)]
+    others = [tmp_path / ".other.json.1.tmp", tmp_path / ".out.json.mine"]
+    for left in (*abandoned, *others):
+        left.write_text("half")
+    with atomic(path) as at_work:
+        write_atomic(path, "second")
+        assert at_work.exists()
+        at_work.write_text("first, but later")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+    assert path.read_text() == "first, but later"
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, atomic(tmp_path / "out.json"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "out.json")
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomic(tmp_path / "no folder" / "out.json", "text")
+    assert caught.value.filename == str(tmp_path / "no folder" / "out.json")
+
+
 def test_the_timer_reads_the_clock_it_is_given():
     seconds = iter([10.0, 12.5, 13.0])
     timer = Timer(lambda: next(seconds))
@@ -55,15 +77,6 @@ def test_the_timer_reads_the_clock_it_is_given():
 def test_times_are_shown_to_the_nanosecond():
     assert utc_text(1_722_519_392_491_911_683) == "2024-08-01T13:36:32.491911683Z"
     assert utc_text(0) == "1970-01-01T00:00:00.000000000Z"
-
-
-def test_progress_goes_to_stderr(capsys):
-    with progress(3, "row", "sending") as bar:
-        bar.update(3)
-        bar.set_postfix_str("lag 0.00 s")
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert re.search(r"sending: 100%\|.*\| 3\.00/3\.00 \[.*row/s, lag 0\.00 s\]", err)
 
 
 def test_collections_are_rare_only_within_the_block():

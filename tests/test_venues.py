@@ -199,7 +199,7 @@ def test_value_of_the_wrong_type(right, wrong, shown, must):
 
 def test_name_that_is_not_a_text():
     message = refusal(DEFAULT + AAAA.replace('"AAAA"', "4"))
-    assert message == "venue table, [[venue]] entry 1: name is 4, must be a text that is not empty"
+    assert message == "venue table, [[venue]] entry 1: name is 4, must be a text that is not empty, of one line"
 
 
 @pytest.mark.parametrize("fee", ["nan", "inf", "-inf"])

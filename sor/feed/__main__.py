@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sor import cli
+from sor import cli, log
 from sor.errors import FeedError, UsageError
 from sor.feed.files import is_parquet
 
@@ -55,7 +55,7 @@ def _convert(source: Path, target: Path) -> None:
         raise FeedError(f"{source}: is called Parquet or is it; it must be a CSV file, plain or .gz")
     rows, kept = to_parquet(source, target)
     sizes = " -> ".join(f"{path} ({path.stat().st_size:,} bytes)" for path in (source, target))
-    cli.say(f"{sizes}, {rows:,} rows" + f", {kept:,} of them kept as lines" * bool(kept))
+    log.say(f"{sizes}, {rows:,} rows" + f", {kept:,} of them kept as lines" * bool(kept))
 
 
 def _convert_all(args: argparse.Namespace) -> int:

@@ -92,5 +92,6 @@ def to_numbers(column: pd.Series, parse_kind: np.ndarray) -> np.ndarray:
         return column.to_numpy(np.float64)
     texts = column.astype(object)  # also of a column that pandas took for booleans
     values = pd.to_numeric(texts.astype(str), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    parse_kind[np.isnan(values) & texts.notna().to_numpy()] = KIND_CODE["unreadable_number"]
+    held = texts.notna() & (texts != "")  # beside a whole number beyond 64 bits pandas leaves empty cells as they are
+    parse_kind[np.isnan(values) & held.to_numpy(bool)] = KIND_CODE["unreadable_number"]
     return values

@@ -22,7 +22,7 @@ from sor.feed.arrow import pa, pq
 from sor.feed.cells import CHUNK_ROWS, TEXT_COLUMNS, distinct, to_numbers
 from sor.feed.files import opened, opened_text
 from sor.feed.lean_pandas import pd
-from sor.feed.parquet_rows import CSV_HEADER, CSV_LINE
+from sor.feed.parquet_rows import CSV_HEADER, CSV_LINE, seal_footer
 from sor.feed.times import parse_times
 
 ROW_GROUP_ROWS = 5 * CHUNK_ROWS  # 20 MB while written (MBP-10: 75); larger groups are hardly smaller on disk
@@ -50,7 +50,7 @@ def to_parquet(path: str | Path, out: str | Path) -> tuple[int, int]:
     Raises
     ------
     FeedError
-        The CSV file cannot be read, or a row of it runs over several lines.
+        The CSV file cannot be read, or holds no row.
     UsageError
         `out` cannot be written.
     """
@@ -64,10 +64,14 @@ def to_parquet(path: str | Path, out: str | Path) -> tuple[int, int]:
         "write_page_checksum": True,
     }
     rows = kept = 0
-    with _drafted(Path(out)) as draft, pq.ParquetWriter(draft, schema, **options) as writer:
-        for table in _row_groups(_batches(path, header, schema)):
-            writer.write_table(table)
-            rows, kept = rows + len(table), kept + len(table) - table[CSV_LINE].null_count
+    with _drafted(Path(out)) as draft:
+        with pq.ParquetWriter(draft, schema, **options) as writer:
+            for table in _row_groups(_batches(path, header, schema)):
+                writer.write_table(table)
+                rows, kept = rows + len(table), kept + len(table) - table[CSV_LINE].null_count
+        seal_footer(draft)
+        if not rows:
+            raise FeedError(f"{path}: holds no row; it must hold at least one to be converted")
     return rows, kept
 
 
@@ -76,7 +80,7 @@ def _drafted(out: Path) -> Iterator[BinaryIO]:
     """A temporary file beside `out`, moved over it when the block succeeds; UsageError if it cannot be written."""
     draft = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
-        with open(draft, "wb") as file:
+        with open(draft, "w+b") as file:
             yield file
         os.replace(draft, out)
     except OSError as error:
@@ -96,14 +100,8 @@ def _batches(path: str | Path, header: str, schema: pa.Schema) -> Iterator[pa.Re
     columns = schema.names[:-1]
     with _lines(path) as lines, opened(path) as file, csv_rows.frames(file, header, columns, CHUNK_ROWS) as frames:
         for frame in frames:
-            texts = list(islice(lines, len(frame)))
-            if len(texts) < len(frame):
-                break
-            yield _batch(frame, texts, schema)
-        else:
-            if next(lines, None) is None:
-                return
-    raise FeedError(f"{path}: a quoted field runs over several lines; to be converted, a row must be one line")
+            if len(frame):
+                yield _batch(frame, list(islice(lines, len(frame))), schema)
 
 
 @contextmanager

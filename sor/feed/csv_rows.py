@@ -1,11 +1,14 @@
 """The rows of a CSV file, plain or gzip's.
 
-One line is one row: without quotes in the header line quotes have no meaning, so that a stray one cannot swallow lines.
+One line is one row, whatever it holds. Without quotes in the header line quotes have no meaning; with them, those of a line in
+which they do not come in pairs around whole fields have none. So a stray one cannot swallow lines.
 """
 
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +21,11 @@ from sor.feed.cells import COLUMNS, NUMBER_COLUMNS, TEXT_COLUMNS, Cells, to_numb
 from sor.feed.files import opened, opened_text
 from sor.feed.lean_pandas import pd
 from sor.feed.times import parse_times
+
+LONGEST_LINE = 1 << 24  # bytes; without a bound a file that never ends its line would be read into memory whole
+_FIELD = r'(?:"[^"\r\n]*(?:""[^"\r\n]*)*"|[^",\r\n]*)'
+_QUOTED_LINE = re.compile(f"{_FIELD}(?:,{_FIELD})*[\r\n]*".encode())
+_QUOTED_NAME = re.compile(f"(?:^|,)({_FIELD})")
 
 
 def blocks(path: str | Path, chunk_rows: int) -> Iterator[RowBlock]:
@@ -43,22 +51,30 @@ def read_header(path: str | Path) -> str:
 
 
 def check_header(path: str | Path, header: str) -> None:
-    """FeedError if a column is missing."""
-    missing = [column for column in COLUMNS if column not in column_names(header)]
-    if missing:
-        found = f"the header lacks {', '.join(missing)}" if header else "there is no header"
-        raise FeedError(f"{path}: {found}; it must be a Databento MBP-1 or MBP-10 CSV, comma-separated")
+    """FeedError if a column is missing, or there more than once."""
+    count = Counter(column_names(header))
+    for wrong, found in ((0, "the header lacks"), (2, "the header has more than once")):
+        if columns := [column for column in COLUMNS if min(count[column], 2) == wrong]:
+            found = f"{found} {', '.join(columns)}" if header else "there is no header"
+            raise FeedError(f"{path}: {found}; it must be a Databento MBP-1 or MBP-10 CSV, comma-separated")
 
 
 def column_names(header: str) -> list[str]:
     """The names of the columns."""
-    return [name.strip('"') for name in header.split(",")]
+    if not _is_quoted(header):
+        return header.split(",")
+    return [name[1:-1] if name.startswith('"') else name for name in _QUOTED_NAME.findall(header)]
+
+
+def _is_quoted(header: str) -> bool:
+    return '"' in header and _QUOTED_LINE.fullmatch(header.encode("utf-8", "replace")) is not None
 
 
 def frames(file: BinaryIO, header: str, columns: Iterable[str], chunk_rows: int) -> pd.io.parsers.TextFileReader:
     """Chunks of a file: `columns`, texts and times as bytes, numbers as pandas finds them."""
+    quoted = _is_quoted(header)
     return pd.read_csv(
-        _NulsShown(file),
+        _Rows(file, quoted),
         usecols=list(columns),
         dtype={**TEXT_COLUMNS, "ts_recv": TEXT_COLUMNS["ts_event"]},
         index_col=False,
@@ -67,22 +83,35 @@ def frames(file: BinaryIO, header: str, columns: Iterable[str], chunk_rows: int)
         skip_blank_lines=False,
         low_memory=False,
         encoding_errors="replace",
-        quoting=csv.QUOTE_MINIMAL if '"' in header else csv.QUOTE_NONE,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
         chunksize=chunk_rows,
     )
 
 
-class _NulsShown:
-    """A binary file in which a NUL, which would end a field unseen, is a character that no number or time can hold."""
+class _Rows:
+    """A binary file in which what would end a field or go on beyond its line unseen is a character no number or time can hold:
+    NULs, and in a `quoted` file the quotes of a line that are not in pairs around whole fields."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, quoted: bool) -> None:
+        self._file, self._quoted = file, quoted
+        self._unended = 0  # bytes since a line has ended
 
     def read(self, size: int = -1) -> bytes:
-        return self._file.read(size).replace(b"\0", b"?")
+        piece = self._file.read(size)
+        if self._quoted:
+            piece = _in_pairs(piece + self._file.readline(LONGEST_LINE))
+        self._unended = 0 if b"\n" in piece or b"\r" in piece else self._unended + len(piece)
+        if self._unended > LONGEST_LINE:
+            raise OSError(f"a line is longer than {LONGEST_LINE:,} bytes")
+        return piece.replace(b"\0", b"?")
 
     def __iter__(self) -> Iterator[bytes]:  # pandas asks whether there is one
         return iter(self.read, b"")
+
+
+def _in_pairs(lines: bytes) -> bytes:
+    closed = _QUOTED_LINE.fullmatch
+    return b"".join(line if closed(line) else line.replace(b'"', b"?") for line in lines.splitlines(keepends=True))
 
 
 def parse(frame: pd.DataFrame) -> Cells:

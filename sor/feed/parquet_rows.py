@@ -8,10 +8,13 @@ by the parser of CSV files.
 from __future__ import annotations
 
 import io
+import os
+import zlib
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -20,12 +23,16 @@ from sor.events import NO_TIME, RowBlock
 from sor.feed import csv_rows
 from sor.feed.arrow import pa, pq
 from sor.feed.cells import CHUNK_ROWS, COLUMNS, NUMBER_COLUMNS, TEXT_COLUMNS, Cells, to_numbers
-from sor.feed.files import no_os_error
+from sor.feed.files import opened_as_is
 from sor.feed.lean_pandas import pd
 from sor.feed.times import parse_times
 
 CSV_LINE = "csv_line"  # column of a converted file: the line of a row that the other columns cannot hold
 CSV_HEADER = b"sor.csv_header"  # metadata of a converted file: the header of those lines
+FOOTER_SUM = (
+    b"sor.crc\0"  # before the footer of a converted file, with the CRC-32 of all that follows: Parquet has none of it
+)
+_FOOTER_END = 8  # bytes after a footer: its length and Parquet's magic
 _CODED = ("symbol", "action", "side")  # texts of which there are few
 
 
@@ -60,12 +67,43 @@ def lines(path: str | Path, wanted: Container[int]) -> Iterator[tuple[int, str]]
 @contextmanager
 def _opened(path: str | Path, coded: Iterable[str] = ()) -> Iterator[pq.ParquetFile]:
     """An open Parquet file, its texts `coded` read as dictionaries; FeedError for whatever reading it can raise."""
-    with no_os_error(path), open(path, "rb") as file:
+    with opened_as_is(path) as file:
+        _check_footer(file)
         try:
             with pq.ParquetFile(file, read_dictionary=list(coded), page_checksum_verification=True) as parquet:
                 yield parquet
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise OSError(str(error)) from None
+
+
+def seal_footer(file: BinaryIO) -> None:
+    """Put the footer's checksum before it; `file` is a whole Parquet file that was just written."""
+    start = _footer_start(file)
+    file.seek(start)
+    footer = file.read()
+    file.seek(start)
+    file.write(FOOTER_SUM + zlib.crc32(footer).to_bytes(4, "little") + footer)
+
+
+def _check_footer(file: BinaryIO) -> None:
+    """OSError if the footer is not the one its checksum was made of; other programs' files have no checksum."""
+    seal = _footer_start(file) - len(FOOTER_SUM) - 4
+    if seal < 0:
+        return
+    file.seek(seal)
+    if file.read(len(FOOTER_SUM)) != FOOTER_SUM:
+        return
+    if file.read(4) != zlib.crc32(file.read()).to_bytes(4, "little"):
+        raise OSError("the footer is damaged: its CRC-32 is another than when it was written")
+
+
+def _footer_start(file: BinaryIO) -> int:
+    """Where the footer begins, by the length that is said after it; below 0 if that cannot be."""
+    size = file.seek(0, os.SEEK_END)
+    if size < _FOOTER_END:
+        return -1
+    file.seek(size - _FOOTER_END)
+    return size - _FOOTER_END - int.from_bytes(file.read(4), "little")
 
 
 def _kept_header(schema: pa.Schema) -> str | None:
@@ -93,6 +131,8 @@ def _batches(parquet: pq.ParquetFile, columns: Iterable[str], chunk_rows: int) -
         for batch in parquet.iter_batches(chunk_rows, [group], list(columns), use_threads=False):
             yield row, batch
             row += len(batch)
+    if row != parquet.metadata.num_rows:
+        raise OSError(f"it holds {row} rows, its footer says {parquet.metadata.num_rows}")
 
 
 # --- columns into cells ---------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@
     kafka_in_mode  the same in a given mode: kafka_in_mode("zookeeper"); one broker per mode and session
     either_kafka   a parameter: the test runs once in each mode
     topic          a fresh topic name
+    day            a small CSV file
+    terminals      starts the programs as processes on the broker and topic of the test
 
 Under CI (so under `make test`) a broker that cannot be had is a failure; else a skip.
 """
@@ -15,6 +17,7 @@ import pytest
 
 from broker.errors import NotInstalledError
 from broker.local import MODES, LocalBroker
+from tests.integration.terminals import Terminals, write_morning
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +51,21 @@ def either_kafka(request, kafka_in_mode):
 def topic():
     """A name that no other test uses."""
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def day(tmp_path_factory):
+    """The first rows of l1_day.csv, one of them bad."""
+    return write_morning(tmp_path_factory.mktemp("data") / "morning.csv")
+
+
+@pytest.fixture
+def terminals(request, topic, tmp_path):
+    """Terminals on the session's broker."""
+    name = "either_kafka" if "either_kafka" in request.fixturenames else "kafka"
+    opened = Terminals(request.getfixturevalue(name), topic, tmp_path)
+    yield opened
+    opened.end()
 
 
 def _start(folder, mode):

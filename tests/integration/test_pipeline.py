@@ -1,96 +1,12 @@
 """The two terminals for real: kafka_producer.py and backtest.py as processes around a broker, in the ways people start them."""
 
-import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PY = sys.executable
-ROWS = 4_000
-GRID = ["--lambda-over", "0.01", "--lambda-under", "0.02", "--theta-queue", "0"]
-
-
-@pytest.fixture(scope="module")
-def day(tmp_path_factory):
-    """The first rows of l1_day.csv, one of them bad."""
-    path = tmp_path_factory.mktemp("data") / "morning.csv"
-    with open(ROOT / "l1_day.csv", encoding="utf-8") as whole:
-        lines = [next(whole) for _ in range(ROWS)]
-    columns = next(csv.reader(lines[:1]))
-    bad = lines[100].rstrip("\n").split(",")
-    bad[columns.index("action")] = "X"
-    path.write_text("".join([*lines, ",".join(bad) + "\n"]), encoding="utf-8")
-    return path
-
-
-class Terminals:
-    """Starts the programs against one broker and topic, and ends those that are left."""
-
-    def __init__(self, broker, topic, folder):
-        self.broker, self.topic, self.folder, self.started = broker, topic, folder, []
-
-    def start(self, program, *words, **environment):
-        env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap, "KAFKA_TOPIC": self.topic, **environment}
-        process = subprocess.Popen(
-            [PY, str(ROOT / program), *map(str, words)],
-            cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.started.append(process)
-        return process
-
-    def producer(self, day, *words, **environment):
-        words = ["--speed", "0", *words] if "--speed" not in words else words
-        return self.start("kafka_producer.py", "--csv", day, *words, **environment)
-
-    def backtest(self, out, *words, **environment):
-        return self.start("backtest.py", "--out", self.folder / out, *GRID, "--timeout", "60", *words, **environment)
-
-    def output(self, out):
-        return json.loads((self.folder / out / "output.json").read_text())
-
-    def end(self):
-        for process in self.started:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-
-
-@pytest.fixture
-def terminals(request, topic, tmp_path):
-    """Terminals on the session's broker."""
-    name = "either_kafka" if "either_kafka" in request.fixturenames else "kafka"
-    opened = Terminals(request.getfixturevalue(name), topic, tmp_path)
-    yield opened
-    opened.end()
-
-
-def done(process, code=0):
-    """(stdout, stderr) of a process that ends with `code`."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    return out, err
-
-
-def but_run(output):
-    return json.dumps({name: section for name, section in output.items() if name != "run"})
-
-
-def wait_for(process, text):
-    """Read a process's stderr until a line holds `text`."""
-    seen = ""
-    while text not in seen:
-        piece = process.stderr.readline()
-        assert piece, f"ended before it said {text!r}: {seen}"
-        seen += piece
-    return seen
+from tests.integration.terminals import ROWS, Terminals, but_run, done, wait_for
 
 
 def test_two_terminals_in_either_order_three_times_in_a_row_give_six_right_runs(either_kafka, terminals, day):

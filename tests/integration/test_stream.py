@@ -1,6 +1,7 @@
 """sor.stream and backtest.py on a real broker, message by message: what is not of a whole run is counted or reported."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ PAYLOADS = [quote(i) for i in range(200)]
 
 @pytest.fixture
 def report(there, tmp_path, capsys):
-    """Run the backtest on the topic: (exit code, output or None, last line of stderr)."""
+    """Run the backtest on the topic: (exit code, output or None, last line of stderr but the verified one)."""
 
     def report(*words):
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
@@ -94,7 +95,10 @@ def report(there, tmp_path, capsys):
         ]
         code = backtest.main([*flags, "--order-size", "1000", *words])
         path = out / "output.json"
-        last = [line for line in capsys.readouterr().err.splitlines() if line][-1]
+        *_, before, last = ["", *(line for line in capsys.readouterr().err.splitlines() if line)]
+        if code == 0:
+            assert re.fullmatch(r"verified \d+/\d+ rows, .*", last)
+            last = before
         return code, json.loads(path.read_text()) if path.exists() else None, last
 
     return report
