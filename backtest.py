@@ -21,7 +21,7 @@ if __name__ == "__main__":  # a Ctrl-C while the modules load ends the program w
 import sys
 
 if __name__ == "__main__" and "--doctor" in sys.argv:  # before the packages are loaded: it tells which is missing
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036  an older one must be told
         sys.exit(f"fail  python     {sys.version.split()[0]}: use 3.10 to 3.13, as ./setup.sh chooses one for .venv")
     import config
     from sor import doctor
@@ -34,6 +34,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -410,7 +411,7 @@ def _write(
     market: Market,
     may_write: Callable[[], None],
 ) -> None:
-    """Every result file, each whole or not at all, output.json last."""
+    """Every result file: all are written beside the old ones, then, if `may_write` does not raise, moved; output.json last."""
     folder = Path(settings.out_path)
     picture = plot.Source(
         file=source.file.name,
@@ -420,15 +421,19 @@ def _write(
     )
     overview = plot.results_figure(result, market, picture, output["evaluation"])
     savings = plot.savings_figure(result, market, picture, output["evaluation"])
-    may_write()
-    for figure, name in ((overview, "results.png"), (overview, "results.pdf"), (savings, "savings_plot.png")):
-        with utils.atomic(folder / name) as temporary, open(temporary, "wb") as file:
-            plot.save(figure, file, name.rpartition(".")[2])
+    texts = {folder / "output.json": utils.json_text(output)}
+    texts[folder / "grid_results.json"] = utils.json_text(experiment.grid_rows(result))
     if settings.explain:
         lives = explain.lines(result.taken[result.policy], market, result.order)
-        utils.write_atomic(settings.explain, "".join(f"{json.dumps(life, allow_nan=False)}\n" for life in lives))
-    utils.write_atomic(folder / "grid_results.json", utils.json_text(experiment.grid_rows(result)))
-    utils.write_atomic(folder / "output.json", utils.json_text(output))
+        texts[Path(settings.explain)] = "".join(f"{json.dumps(life, allow_nan=False)}\n" for life in lives)
+    with ExitStack() as files:  # which are moved in the opposite order
+        for path, text in texts.items():
+            files.enter_context(utils.atomic(path)).write_text(text, encoding="utf-8")
+        for figure, name in ((overview, "results.png"), (overview, "results.pdf"), (savings, "savings_plot.png")):
+            with open(files.enter_context(utils.atomic(folder / name)), "wb") as file:
+                plot.save(figure, file, name.rpartition(".")[2])
+        may_write()
+        cli.checkpoint()
 
 
 def _order_section(result: Experiment) -> dict[str, object]:

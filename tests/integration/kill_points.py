@@ -31,7 +31,7 @@ STEPS = {
         (backtest, "_from_kafka", AFTER),
         (experiment, "run", AFTER),
         (plot, "results_figure", AFTER),
-        (stream.Reader, "check_claim", AFTER),
+        (stream.Reader, "check_claim", BOTH),
         (plot, "save", BEFORE),  # an empty temporary file is there
         (Path, "write_text", BEFORE),
         (os, "replace", BOTH),  # it is written; it is the result file
