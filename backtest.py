@@ -577,9 +577,8 @@ def verified(settings: config.Settings) -> int:
 def _day_again(settings: config.Settings, venues: VenueTable, recorded: dict) -> tuple[dict, str]:
     path = verify.market_data(recorded, settings.verify, settings.offline_csv)
     source = _from_csv(replace(settings, offline_csv=path))
-    source.file = replace(
-        source.file, name=recorded["data"]["file"]
-    )  # the bytes are the same, whatever it is called now
+    # the bytes are the same, whatever it is called now
+    source.file = replace(source.file, name=recorded["data"]["file"])
     return results(settings, venues, source)[0], path
 
 

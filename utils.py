@@ -28,7 +28,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved over it when the block succeeds: the file is whole, or as it was.
 
     A process that is killed leaves its temporary file. The next one that writes the same file removes it: whoever still
-    works on a temporary file holds a lock on it, which ends with the process. An OSError names the file.
+    works on a temporary file holds a lock on it, which ends with the process. The file has the rights that the umask leaves.
+    An OSError names the file.
     """
     path = Path(path)
     _remove_abandoned(path)
@@ -36,20 +37,19 @@ def atomic(path: str | Path) -> Iterator[Path]:
     try:
         with _made_and_locked(temporary):
             yield temporary
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
     except BaseException as error:  # wherever it came up: the file's name was known before there was a file
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None
         raise
 
 
 @contextmanager
 def _made_and_locked(path: Path) -> Iterator[None]:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX)  # waits for who just looks whether it is abandoned
         yield
     finally:
         os.close(handle)

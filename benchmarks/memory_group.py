@@ -75,9 +75,8 @@ class Report:
     peak_anonymous_mib: float = 0.0  # what cannot be dropped without swap
     peak_held_mib: float = 0.0  # all but page cache: the same, and the kernel's own for sockets and page tables
     oom_kills: int = 0
-    limit_hits: int | None = (
-        0  # how often the limit was met, and page cache dropped; None: met, but the kernel did not count
-    )
+    # how often the limit was met, and page cache dropped; None: met, but the kernel did not count
+    limit_hits: int | None = 0
     left_behind: int = 0  # processes killed at the end
     processes: list[Process] = field(default_factory=list)
 
@@ -174,9 +173,8 @@ class MemoryGroup:
         """How often the limit was met."""
         if self._version is V2:
             return self._table("memory.events")["max"]
-        counters = self._folder.glob(
-            "memory*.failcnt"
-        )  # where the limit of memory and swap is the same, it counts first
+        # where the limit of memory and swap is the same, it counts first
+        counters = self._folder.glob("memory*.failcnt")
         return sum(int(path.read_text()) for path in counters if ".kmem." not in path.name)
 
     def usage_bytes(self) -> tuple[int, int, int]:
@@ -372,7 +370,7 @@ def name_of(words: Sequence[str]) -> str:
             return words[i + 1]
         if word == "-c":
             return f"{program} -c"
-        if not word.startswith("-"):
+        if not word.startswith("-") and words[i - 1] not in ("-W", "-X"):
             return Path(word).name
     return program
 

@@ -243,9 +243,8 @@ class LocalBroker:
 
     def _start_zookeeper(self, java: str, libs: Path) -> None:
         where = _address(_LOOPBACK, self.zookeeper_port)
-        if (
-            self.zookeeper.listens == where and self.zookeeper.secure == self.secure
-        ):  # it outlived a broker that was killed
+        # it outlived a broker that was killed
+        if self.zookeeper.listens == where and self.zookeeper.secure == self.secure:
             return
         self.zookeeper.stop(_GRACE_S)
         settings = self.folder / "zookeeper.properties"

@@ -5,7 +5,8 @@
 Starts Kafka with ZooKeeper (port 9092 and 2181 must be free), the producer at its usual pace and the backtest, takes what the
 shown commands print while all four run, stops everything, and draws each output as a PNG of a terminal. What `--machine`
 says stands under each picture. Shown differently from how it was printed are only: long lines, cut or wrapped; the build
-name of the kernel and the command lines of processes, shortened; parts of the JSON, left out. An ellipsis marks each.
+name of the kernel and the command lines of processes, shortened; parts of the JSON, left out. An ellipsis marks each. Of `ps`
+only the lines of the four are shown.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def take(folder: Path) -> dict[str, list[str]]:
         try:
             time.sleep(_PAUSE_S)
             lines = output_of(PROCESSES)
-            ours = [short_command(line) for line in lines if any(f"{program}" in line for program in PROGRAMS)]
+            ours = [short_command(line) for line in lines if any(program in line for program in PROGRAMS)]
             pictures["processes"] = [*lines[:2], *ours, *output_of(LISTENERS), *output_of(PEAK)]
             pictures["console-consumer"] = [part for line in output_of(CONSOLE) for part in wrapped(line)]
             printed = backtest.communicate(timeout=900)[0]

@@ -127,7 +127,8 @@ def _ended(work: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush at exit
         return 1
     except OSError as error:
-        log.error(f"{error.filename2 or error.filename or 'file'}: {error.strerror or error}")
+        if not _signals.kind:
+            log.error(f"{error.filename2 or error.filename or 'file'}: {error.strerror or error}")
         return 1
 
 

@@ -272,6 +272,8 @@ def data(settings: Any) -> Iterator[Finding]:
     path = settings.offline_csv or settings.csv_path
     try:
         rows = next(iter(feed.read_blocks(path)))
+        if not len(rows):
+            raise SorError(f"{path}: holds no row")
     except SorError as error:  # without --csv it is the producer that needs them
         status = FAIL if settings.offline_csv else WARN
         yield Finding("data", status, str(error), "give a Databento MBP-1 or MBP-10 file with --csv")

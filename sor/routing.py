@@ -96,7 +96,7 @@ def _mid_move_of_fills(flow_sz: np.ndarray, mid_move_px: np.ndarray) -> np.ndarr
     Negative where fills come with falling mids: the adverse selection of the paper's effective rebate (p. 8).
     """
     filled_sz = flow_sz.sum(axis=1)
-    moved_px = flow_sz @ mid_move_px / np.maximum(filled_sz, 1)
+    moved_px = np.sum(flow_sz * mid_move_px, axis=1) / np.maximum(filled_sz, 1)  # BLAS adds as the processor likes
     return np.clip(moved_px, -MOST_ADVERSE_PX, MOST_ADVERSE_PX)
 
 

@@ -21,14 +21,8 @@ NO_SASL_WANTED, UNKNOWN_MECHANISM = 34, 33  # of Kafka's error codes
 HANDSHAKE, AUTHENTICATE = 17, 36  # api keys of SaslHandshake and SaslAuthenticate
 _ID = 7  # of a request and its answer
 _MOST_BYTES = 65_536
-_NOBODY = (
-    ConnectionRefusedError,
-    TimeoutError,
-    socket.gaierror,
-    ValueError,
-    LookupError,
-    struct.error,
-)  # none that speaks
+# what is there speaks no Kafka, or nothing is there
+_NOBODY = (ConnectionRefusedError, TimeoutError, socket.gaierror, ValueError, LookupError, struct.error)
 
 
 class Password(str):

@@ -237,15 +237,13 @@ def survey(topic: Topic, group: str, timeout_s: float) -> Survey:
     try:
         admin = KafkaAdminClient(**topic.client | {"bootstrap_timeout_ms": SURVEY_MS})
         try:
-            (found,) = (
-                admin.describe_topics([topic.name]) if _is_there(admin, topic.name, "READ") else ({"partitions": ()},)
-            )
+            if not _is_there(admin, topic.name, "READ"):
+                return Survey()
+            (found,) = admin.describe_topics([topic.name])
         finally:
             admin.close()
     except KafkaError as error:
         raise topic.unreachable(error) from None
-    if not found["partitions"]:
-        return Survey()
     with Reader(topic, group) as reader:
         return replace(reader.survey(timeout_s), partitions=len(found["partitions"]))
 
@@ -466,8 +464,8 @@ class Reader:
             raise self._failed(error) from None
         return notes.claim
 
-    def check_claim(self) -> None:
-        """StreamError if another process has taken over what this one claimed."""
+    def check_claim(self, then: str = "this one writes nothing") -> None:
+        """StreamError, which says what follows, if another process has taken over what this one claimed."""
         if self._claim is None:
             return
         try:
@@ -477,7 +475,7 @@ class Reader:
         if claim != self._claim:
             self._claim = None
             who = f" ({claim})" if claim else ""
-            raise StreamError(f"another backtest.py took over group {self._group}{who}; this one writes nothing")
+            raise StreamError(f"another backtest.py took over group {self._group}{who}; {then}")
 
     @log.stage("commit")
     def commit_reported(self, run_id: str) -> None:
@@ -488,7 +486,7 @@ class Reader:
         StreamError
             If another process took over the claim, or the broker does not take the commit.
         """
-        self.check_claim()
+        self.check_claim("the run is reported, and is not marked as such")
         self._reported.add(run_id)
         try:
             for _ in range(COMMITS):
@@ -497,11 +495,10 @@ class Reader:
                 kept, notes = self._remembered(PATIENCE_MS)
                 if kept >= offset and set(beyond) <= set(notes.reported):
                     break
+            else:
+                raise _not_committed("others of the group commit at the same time")
         except KafkaError as error:
-            raise StreamError(
-                f"the run is reported, but the group's offset was not committed ({type(error).__name__}): the next "
-                "backtest.py reports it again"
-            ) from None
+            raise _not_committed(type(error).__name__) from None
         self._claim = None
 
     def _merged(self, committed: int, notes: Notes) -> tuple[int, list[str], Claim | None]:
@@ -630,6 +627,12 @@ class Reader:
     def _move(self, offset: int) -> None:
         self._consumer.seek(self._partition, offset)
         self._position, self._pending = offset, []
+
+
+def _not_committed(why: str) -> StreamError:
+    return StreamError(
+        f"the run is reported, but the group's offset was not committed ({why}): the next backtest.py reports it again"
+    )
 
 
 def _patiently(ask: Callable[[int], Any], timeout_ms: int) -> Any:

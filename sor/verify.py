@@ -9,6 +9,7 @@ A report may come from anyone: whatever is wrong with it is one VerificationErro
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,8 @@ def read(path: str) -> dict[str, Any]:
 
 def _text(path: str) -> str:
     try:
+        if Path(path).is_fifo():  # may never end
+            raise OSError(errno.EINVAL, "it is a pipe")
         with open(path, "rb") as file:
             found = file.read(MOST_BYTES + 1)
         if len(found) <= MOST_BYTES:
@@ -162,7 +165,7 @@ def differences(recorded: Mapping[str, Any], computed: Mapping[str, Any]) -> lis
 
 
 def count(values: Any) -> int:
-    """How many numbers, texts and nulls stand in a JSON value, in `run` or out of it."""
+    """How many values that are no object or list stand in a JSON value."""
     children = values.values() if isinstance(values, dict) else values if isinstance(values, list) else None
     return 1 if children is None else sum(map(count, children))
 

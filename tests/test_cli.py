@@ -148,12 +148,13 @@ def test_a_second_signal_does_not_disturb_the_cleaning_up_after_the_first():
     assert steps == ["cleaned up"]
 
 
-def test_a_failure_of_the_cleaning_up_does_not_hide_the_signal(capsys):
+@pytest.mark.parametrize("failure", [FeedError("the file is gone"), OSError("the disk is gone")])
+def test_a_failure_of_the_cleaning_up_does_not_hide_the_signal(capsys, failure):
     def work():
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
-            raise FeedError("the file is gone")
+            raise failure
 
     assert cli.run(work) == 143
     assert capsys.readouterr().err == "terminated\n"

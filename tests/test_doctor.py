@@ -162,6 +162,11 @@ def test_market_data_that_cannot_be_read_are_a_failure_if_they_were_given(tmp_pa
     ((status, text, _),) = found(doctor.data, "--csv", str(tmp_path / "gone.csv"))
     assert status == FAIL
     assert "gone.csv: cannot be read" in text
+    (tmp_path / "header.csv").write_text((ROOT / "l1_day.csv").read_text()[:200].partition("\n")[0])
+    assert found(doctor.data, "--csv", str(tmp_path / "header.csv"))[0][:2] == (
+        FAIL,
+        f"{tmp_path / 'header.csv'}: holds no row",
+    )
     monkeypatch.chdir(tmp_path)
     assert found(doctor.data)[0][0] == WARN
 

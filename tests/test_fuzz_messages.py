@@ -67,7 +67,6 @@ def test_every_payload_is_a_row_kept_or_counted(sent):
 @given(st.lists(payloads, max_size=6), st.integers(0, 6))
 def test_good_payloads_are_kept_whatever_comes_with_them(bad, at):
     sent = [*bad[:at], GOOD, *bad[at:]]
-    kinds = {}
     checker = Checker(SECOND_NS)
     checker.good(contract.decode_rows(sent, 0))
     kinds = checker.rejects.kind_of_line()

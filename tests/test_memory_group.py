@@ -96,6 +96,7 @@ def test_a_tree_of_processes_is_watched_where_no_group_can_be_made():
         (["/x/python3.11", "-u", "backtest.py", "--csv", "-m"], "backtest.py"),
         (["python", "-m", "broker.local", "start"], "broker.local"),
         (["python", "-c", "pass"], "python -c"),
+        (["python", "-W", "error", "x/y.py"], "y.py"),
         (["python"], "python"),
         (["java", "-Dlocal.kafka.role=zookeeper", "x.Main"], "zookeeper JVM"),
         (["/bin/sh", "setup.sh"], "sh"),

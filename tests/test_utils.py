@@ -25,8 +25,17 @@ def test_a_file_is_replaced_whole(tmp_path):
     write_atomic(path, "first, which is longer\n")
     write_atomic(path, "é\n")
     assert path.read_bytes() == "é\n".encode()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(tmp_path) == ["out.json"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "out.json", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out.json").stat().st_mode) == mode
 
 
 def half_written(path, failure):

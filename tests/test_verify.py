@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -182,6 +183,13 @@ def test_what_is_no_report_is_one_line(folder, capsys, text):
 @pytest.mark.parametrize("path", ["missing.json", ".", "out"])
 def test_a_file_that_cannot_be_read_is_one_line(folder, capsys, path):
     assert verified(capsys, path=path)[2][0].startswith(f"error: {path}: cannot be read: ")
+
+
+def test_a_pipe_is_not_waited_for(folder, capsys):
+    os.mkfifo("pipe")
+    code, lines, errors = verified(capsys, path="pipe")
+    assert (code, lines) == (1, [])
+    assert errors == ["error: pipe: cannot be read: it is a pipe; it must be an output.json of backtest.py"]
 
 
 @pytest.mark.parametrize("words", [["--order-size", "5"], ["--show"], ["--strict"], ["--doctor"], ["--seed", "1"]])

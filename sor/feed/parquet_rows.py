@@ -29,9 +29,8 @@ from sor.feed.times import parse_times
 
 CSV_LINE = "csv_line"  # column of a converted file: the line of a row that the other columns cannot hold
 CSV_HEADER = b"sor.csv_header"  # metadata of a converted file: the header of those lines
-FOOTER_SUM = (
-    b"sor.crc\0"  # before the footer of a converted file, with the CRC-32 of all that follows: Parquet has none of it
-)
+# before the footer of a converted file, with the CRC-32 of all that follows: Parquet has none of it
+FOOTER_SUM = b"sor.crc\0"
 _FOOTER_END = 8  # bytes after a footer: its length and Parquet's magic
 _CODED = ("symbol", "action", "side")  # texts of which there are few
 

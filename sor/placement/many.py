@@ -6,6 +6,9 @@ a venue whose flow never ends; a slack that costs and fills nothing makes every 
 to another. Along such a move the cost is piecewise linear, convex between two sizes that some scenario fills exactly. A
 search looks at several of these sizes over the whole range, then halves its way to the bottom beside the best. Single
 moves in turn, then the move that falls most steeply until none falls, from a few starts: a local minimum, no bound.
+
+Shares are whole, so every sum over scenarios is exact in whatever order a processor adds. Dollars are not: they are summed by
+`plus` alone, outside of fast arithmetic, or a processor that multiplies and adds in one step would choose another of two equals.
 """
 
 from __future__ import annotations
@@ -271,6 +274,12 @@ def start_at(number, x, size):
     x[rows - 1] = size
 
 
+@njit(cache=True, error_model="numpy", fastmath=False)  # without the word numba takes over the caller's
+def plus(cash, price, sz, other_price, other_sz):
+    """Cash and two amounts, USD, added in this order and rounded after every step on every processor."""
+    return cash + price * sz + other_price * other_sz
+
+
 @njit(cache=True, error_model="numpy", fastmath=FAST)
 def value_of(lane, x, open_sz):
     """Cost at x, USD; into `open_sz` (D,) the shares each scenario leaves unbought, below 0 where it buys too much."""
@@ -284,10 +293,10 @@ def value_of(lane, x, open_sz):
             fill = min(row[n], limit)
             filled += weight[n] * fill
             open_sz[n] -= fill
-        value += lane.theta * limit + lane.fill[i] * filled
+        value = plus(value, lane.theta, limit, lane.fill[i], filled)
     for n in range(len(weight)):
         missing += weight[n] * max(open_sz[n], 0.0)
-    return value + lane.short * missing
+    return plus(value, lane.short, missing, 0.0, 0.0)
 
 
 @njit(cache=True, error_model="numpy")
@@ -353,8 +362,8 @@ def slopes_at(lane, x, open_sz):
             more_open += open_weight[n] if row[n] > limit else 0.0
             less += weight[n] if row[n] >= limit else 0.0
             less_open += open_weight[n] if row[n] >= limit else 0.0
-        slopes[0, i] = lane.short * less_open - lane.fill[i] * less - lane.theta
-        slopes[1, i] = lane.fill[i] * more - lane.short * more_open + lane.theta
+        slopes[0, i] = plus(-lane.theta, lane.short, less_open, lane.fill[i], -less)
+        slopes[1, i] = plus(lane.theta, lane.fill[i], more, lane.short, -more_open)
     return slopes, ties[:tied]
 
 
@@ -455,7 +464,7 @@ def along(line, sz):
         filled += weight[n] * a
         left += weight[n] * b
         missing += weight[n] * max(base[n] - a - b, 0.0)
-    return slope * sz + fill_come * filled + fill_gone * left + short * missing
+    return plus(plus(0.0, slope, sz, fill_come, filled), fill_gone, left, short, missing)
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
@@ -469,4 +478,4 @@ def rise(line, sz):
         filled += weight[n] * (a_next - a)
         left += weight[n] * (b_next - b)
         missing += weight[n] * (max(base[n] - a_next - b_next, 0.0) - max(base[n] - a - b, 0.0))
-    return slope + fill_come * filled + fill_gone * left + short * missing
+    return plus(plus(slope, fill_come, filled, fill_gone, left), short, missing, 0.0, 0.0)

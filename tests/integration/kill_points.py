@@ -115,7 +115,11 @@ def _become(program: str, steps: Steps, flags: list[str], stderr: Path) -> None:
 
 def main(program: str, number: str, *flags: str) -> None:
     """Go through the steps; a line for each, the last for the run that got no signal."""
-    folder = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as folder:
+        _go_through(program, number, flags, Path(folder))
+
+
+def _go_through(program: str, number: str, flags: tuple[str, ...], folder: Path) -> None:
     out = Path(flags[flags.index("--out") + 1]) if "--out" in flags else folder
     if program == "backtest":
         _load_kernels(folder)
