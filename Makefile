@@ -2,7 +2,7 @@
 -include .env
 export
 MODE ?= kraft
-FORM = $(if $(filter-out 0,$(SECURE)),--secure) $(if $(filter-out 0,$(INSECURE)),--insecure)
+FORM = $(if $(filter-out 0 no false,$(SECURE)),--secure) $(if $(filter-out 0 no false,$(INSECURE)),--insecure)
 PYTHON_HERE := .venv/bin/python
 
 .DEFAULT_GOAL := help

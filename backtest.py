@@ -18,9 +18,12 @@ if __name__ == "__main__":  # a Ctrl-C while the modules load ends the program w
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import os
 import sys
 
-if __name__ == "__main__" and "--doctor" in sys.argv:  # before the packages are loaded: it tells which is missing
+if __name__ == "__main__" and (
+    "--doctor" in sys.argv or os.environ.get("SOR_DOCTOR") in ("1", "true", "yes")
+):  # before the packages are loaded: it tells which is missing
     if sys.version_info < (3, 10):  # noqa: UP036  an older one must be told
         sys.exit(f"fail  python     {sys.version.split()[0]}: use 3.10 to 3.13, as ./setup.sh chooses one for .venv")
     import config
@@ -99,6 +102,7 @@ def backtest(settings: config.Settings) -> int:
     """Read, replay, write; with Kafka the run counts as reported only after everything is written."""
     venues = _venue_table(settings)
     _make_folder(settings.out_path)
+    _check_explain(settings.explain)
     if settings.days:
         return many_days(settings, venues)
     if settings.offline_csv:
@@ -164,6 +168,12 @@ def _make_folder(out_path: str) -> None:
         raise UsageError(
             f"out_path is {out_path!r}: {error.strerror}; it must be a folder that can be written"
         ) from None
+
+
+def _check_explain(path: str) -> None:
+    """Make sure of the same for the file of --explain."""
+    if path and (not Path(path).parent.is_dir() or (Path(path).exists() and not Path(path).is_file())):
+        raise UsageError(f"explain is {path!r}; it must be a file, new or old, in a folder that exists")
 
 
 def _intake(settings: config.Settings, place: str) -> Intake:

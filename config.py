@@ -80,6 +80,7 @@ RESULT_SETTINGS = (  # what the results depend on: these, and nothing else, are 
     "evaluation_stride_s", "evaluation_skip_s", "resamples", "seed", "max_quote_age_s", "max_disorder_s", "symbol",
 )  # fmt: skip
 MOST_SHOWN = 200  # characters of what a report holds, in a message
+RESULT_FILES = ("output.json", "grid_results.json", "results.png", "results.pdf", "savings_plot.png")  # in out_path
 SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
@@ -435,10 +436,12 @@ def _consistent(parser: argparse.ArgumentParser, settings: Settings) -> Settings
             f"slice_s is {settings.slice_s:g}, evaluation_window_s {settings.evaluation_window_s:g}; an order of the evaluation "
             "must be as long as a slice (or --evaluate off)"
         )
-    for name in ("rejects", "explain"):
+    results = [os.path.join(settings.out_path, name) for name in RESULT_FILES]
+    inputs = [settings.csv_path, settings.offline_csv, settings.venues_path, settings.kafka_ssl_cafile]
+    for name, other in (("rejects", "explain"), ("explain", "rejects")):
         path = getattr(settings, name)
-        if path and any(map(_same_file(path), (settings.csv_path, settings.offline_csv))):
-            parser.error(f"{name} is {path!r}; it must not be the market data themselves")
+        if path and any(map(_same_file(path), (*inputs, *results, getattr(settings, other)))):
+            parser.error(f"{name} is {path!r}; it must be a file of its own, neither read nor written otherwise")
     _consistent_days(parser, settings)
     _consistent_security(parser, settings)
     return settings

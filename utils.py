@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import glob
@@ -29,9 +30,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     A process that is killed leaves its temporary file. The next one that writes the same file removes it: whoever still
     works on a temporary file holds a lock on it, which ends with the process. The file has the rights that the umask leaves.
-    An OSError names the file.
+    An OSError names the file, also if there is something else than a file, such as a folder or a device.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "it is no file that could be replaced", str(path))
     _remove_abandoned(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

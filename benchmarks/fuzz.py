@@ -34,6 +34,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from benchmarks.bench_feed import _own_peak_mb as own_peak_mb
 from benchmarks.table import Row, show
 from broker.local import LocalBroker
+from broker.processes import Interrupted, catch_signals
 from sor import contract, feed, stream
 from sor.audit import RunAudit
 from sor.contract import END, SCHEMA_VERSION, START, EndRecord, StartRecord
@@ -55,7 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--messages", type=int, default=10_000, help="hostile messages (default 10000)")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(argv)
-    return show(rows(given.rows, given.messages, given.seed))
+    if min(given.rows, given.messages) < 0:
+        parser.error("rows and messages must not be below 0")
+    catch_signals()
+    try:
+        return show(rows(given.rows, given.messages, given.seed))
+    except Interrupted as interrupted:
+        return interrupted.exit_code
 
 
 def rows(damaged: int, hostile: int, seed: int, run_rows: int | None = None) -> list[Row]:

@@ -363,6 +363,8 @@ def parse_listen(text: str) -> tuple[str, int]:
 def advertised_host(host: str) -> str:
     """The host that clients are told: KAFKA_ADVERTISE, or `host`, or for "all addresses" the one that leads outside."""
     if told := os.environ.get("KAFKA_ADVERTISE"):
+        if not re.fullmatch(r"[0-9a-fA-F:]*|[A-Za-z0-9._-]+", told):
+            raise UsageError(f"KAFKA_ADVERTISE is {told!r}; it must be a host name or an address, without a port")
         return told
     return _outward_address() if host in _WILDCARDS else host
 
@@ -580,8 +582,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, help="default KAFKA_LISTEN's, or 9092; 0 takes a free one")
     parser.add_argument("--zookeeper-port", type=_port, help="default 2181")
     parser.add_argument("--dir", type=Path, default=FOLDER, help="data, logs and pid files; default .kafka")
-    parser.add_argument("--secure", action="store_true", help="TLS, users with passwords, access control lists")
-    parser.add_argument("--insecure", action="store_true", help="listen beyond this machine without any of them")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--secure", action="store_true", help="TLS, users with passwords, access control lists")
+    form.add_argument("--insecure", action="store_true", help="listen beyond this machine without any of them")
     parser.add_argument("--topic", default=os.environ.get("KAFKA_TOPIC") or TOPIC, help="made at start")
     return parser
 

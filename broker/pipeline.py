@@ -145,8 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m broker.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--mode", choices=MODES, default="kraft")
-    parser.add_argument("--secure", action="store_true", help="of our own broker: TLS, users, access control lists")
-    parser.add_argument("--insecure", action="store_true", help="let it listen beyond this machine without any of them")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--secure", action="store_true", help="of our own broker: TLS, users, access control lists")
+    form.add_argument("--insecure", action="store_true", help="let it listen beyond this machine without any of them")
     parser.add_argument(
         "--speed",
         default=os.environ.get("SPEED") or os.environ.get("SOR_SPEED") or "0",

@@ -7,11 +7,13 @@ milliseconds, and an account with a wrong password is tried once and not twenty 
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from sor.errors import StreamError, UsageError
@@ -84,6 +86,8 @@ class Security:
             context.load_default_certs()
             return context
         try:
+            if Path(self.ca_file).is_fifo():  # may never end
+                raise OSError(errno.EINVAL, "it is a pipe")
             context.load_verify_locations(self.ca_file)
         except (ssl.SSLError, OSError) as error:
             found = "holds no certificate" if isinstance(error, ssl.SSLError) else f"cannot be read: {error.strerror}"

@@ -235,7 +235,7 @@ def test_flags_that_contradict_each_other(capsys, tmp_path):
     assert "give one of them" in stopped(capsys, "backtest", ["--replay", "--run-id", "a"])
     path = tmp_path / "day.csv"
     line = stopped(capsys, "kafka_producer", ["--csv", str(path), "--rejects", str(tmp_path / "." / "day.csv")])
-    assert line.endswith("it must not be the market data themselves (see --help)")
+    assert line.endswith("it must be a file of its own, neither read nor written otherwise (see --help)")
 
 
 @pytest.mark.parametrize("words", [["--order"], ["--no-such"], ["stray"], ["--order-size"], ["--speed", "1"]])
@@ -312,3 +312,11 @@ def test_security_settings_must_fit_together(capsys, change, words):
 def test_an_empty_environment_variable_is_not_set():
     names = {env_name(field): "" for field in BY_NAME.values()}
     assert config.settings("backtest", [], "", names) == config.settings("backtest", [], "", {})
+
+
+@pytest.mark.parametrize("name", ["rejects", "explain"])
+def test_no_file_is_written_over_one_that_is_read_or_written_otherwise(capsys, name):
+    others = {"--venues": "v.toml", "--out": "out", "--rejects" if name == "explain" else "--explain": "both"}
+    for path in ("v.toml", "out/output.json", "out/../out/results.png", "both", "day.csv"):
+        flags = ["--csv=day.csv", f"--{name}={path}", *(f"{flag}={value}" for flag, value in others.items())]
+        assert stopped(capsys, "backtest", flags).endswith("neither read nor written otherwise (see --help)")

@@ -19,11 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask.system
+import numpy as np
 import pytest
 
 import backtest
 import config
 import utils
+from sor.placement import many
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMS = ROOT / "tests" / "data" / "same_bytes.json"
@@ -100,6 +102,13 @@ def test_twenty_hash_seeds_give_the_same_bytes(first, recorded):
 
 def test_an_older_processor_gives_the_same_bytes(first, recorded):
     assert sums_elsewhere(first, **OLD_PROCESSOR) == recorded
+
+
+def test_a_cost_is_rounded_after_every_step_even_within_a_fast_kernel():
+    """0.1 x 3 rounds to 0.30000000000000004. A processor that multiplies and adds in one step would leave -2.8e-17."""
+    once, filled, none = np.ones(1), np.full(1, 3.0), np.zeros(1)
+    assert many.along((filled, none, none, once, 0.1, 0.0, 0.0, -0.1, 3.0), 3.0) == 0.0
+    assert many.plus(-(0.1 * 3.0), 0.1, 3.0, 0.0, 0.0) == 0.0
 
 
 HEADER = "ts_event,publisher_id,symbol,action,side,price,size,bid_px_00,ask_px_00,bid_sz_00,ask_sz_00,sequence\n"

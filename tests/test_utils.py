@@ -93,3 +93,13 @@ def test_collections_are_rare_only_within_the_block():
     with rare_collections(12_345):
         assert gc.get_threshold() == (12_345, *usual[1:])
     assert gc.get_threshold() == usual
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, tmp_path, "/dev/null"):
+        with pytest.raises(OSError, match="it is no file that could be replaced"), atomic(path):
+            pytest.fail("the block must not be entered")
+    assert fifo.is_fifo()
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)

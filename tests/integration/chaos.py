@@ -29,6 +29,7 @@ from pathlib import Path
 from kafka import KafkaConsumer, TopicPartition
 
 from broker.local import MODES, LocalBroker
+from broker.processes import Interrupted, catch_signals
 from sor import contract, feed
 from sor.events import Checker
 from tests.integration.terminals import GRID, PY, ROOT, Terminals, but_run
@@ -241,7 +242,21 @@ def table(tally: Tally) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; see the top of the file."""
-    flags = _parser().parse_args(argv)
+    parser = _parser()
+    flags = parser.parse_args(argv)
+    if not (
+        flags.rows > 0 and min(flags.producer_kills, flags.backtest_kills, flags.broker_kills) >= 0 < flags.minutes
+    ):
+        parser.error("rows and minutes must be above 0, kills not below")
+    catch_signals()
+    try:
+        return play(flags)
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+
+
+def play(flags: argparse.Namespace) -> int:
+    """All rounds and the table; the exit code."""
     payloads = [payload for rows in feed.good_blocks(DAY, Checker(10**9)) for payload in contract.encode_rows(rows)]
     tally = Tally(rows_of_file=len(payloads))
     rounds = -(-flags.rows // (2 * len(payloads)))
