@@ -24,7 +24,7 @@ $(KERNELS): $(wildcard *.py sor/*.py sor/feed/*.py sor/placement/*.py sor/venues
 run: setup $(KERNELS) ## the pipeline: l1_day.csv through a local Kafka to output.json and results.png (SPEED=0: as fast as possible)
 	@$(PYTHON_HERE) -m broker.pipeline --mode $(MODE) $(FORM)
 
-test: setup $(AUDIT) ## every test, those on a real broker of their own too; nothing is skipped
+test: setup $(KERNELS) $(AUDIT) ## every test, those on a real broker of their own too; nothing is skipped
 	@$(PYTHON_HERE) -m broker.local jars
 	@CI=1 $(PYTHON_HERE) -m pytest
 

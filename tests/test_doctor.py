@@ -53,7 +53,7 @@ def test_a_finding_is_a_line_that_says_what_to_do():
 
 def test_this_python_and_its_packages_are_right():
     assert found(doctor.python)[0][0] == OK
-    assert {status for status, *_ in found(doctor.packages)} == {OK}
+    assert FAIL not in {status for status, *_ in found(doctor.packages)}
 
 
 def test_another_python_is_a_failure(monkeypatch):

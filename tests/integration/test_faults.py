@@ -391,7 +391,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(term
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_at_any_time_end_both_programs_cleanly(terminals, day, number):
     draw = random.Random(int(number))
-    for _ in range(4):
+    for _ in range(3):
         producer = terminals.producer(day, *slowly(3))
         report = terminals.backtest("a", *QUICK)
         for process in (report, producer):  # the other way round the report would be of a run that was aborted
