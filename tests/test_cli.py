@@ -229,7 +229,12 @@ RIGHT = ("--csv", "right.csv", "--out", "out")
         ("backtest", [*RIGHT, "--venues", "latin.toml"], 2, "latin.toml: is not UTF-8 text"),
         ("backtest", ["--csv", "right.csv", "--out", "file"], 2, "'file': File exists"),
         ("backtest", ["--csv", "right.csv", "--out", "file/deeper"], 2, "Not a directory"),
-        ("backtest", ["--csv", "right.csv", "--out", "taken"], 1, "taken/output.json: it is no file that could be replaced"),
+        (
+            "backtest",
+            ["--csv", "right.csv", "--out", "taken"],
+            1,
+            "taken/output.json: it is no file that could be replaced",
+        ),
         ("backtest", ["--csv", "right.csv", "--out", "/proc/nowhere"], 2, "'/proc/nowhere': "),
         ("backtest", [*RIGHT, "--rejects", "."], 2, "rejects: . cannot be written"),
         ("kafka_producer", ["--csv", "missing.csv"], 1, "missing.csv: cannot be read"),
