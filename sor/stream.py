@@ -51,8 +51,8 @@ POLL_MS = 200
 POLL_RECORDS = 4_000
 GRACE_S = 3.0  # waited in any case, since the clock of a live producer may be wrong
 SURVEY_MS = 4_000
-ANSWER_MS = 10_000  # by then the broker must have answered a reader's question
-PATIENCE_MS = 60_000  # the same once a run is read: a broker may restart, or stand still for half a minute
+ANSWER_MS = 10_000  # by then the broker must have answered a reader's first question
+PATIENCE_MS = 60_000  # the same once it has answered one: a broker may restart, or stand still for half a minute
 RELEASE_MS = 1_000
 RETRY_S = 0.2
 COMMITS = 5  # tried until no other process of the group commits in between
@@ -432,7 +432,7 @@ class Reader:
                 end = end_record(record)
                 if end and not end.aborted and rows[end.run_id] >= end.rows_sent + 2:  # and the two that frame them
                     whole.add(end.run_id)
-        end_offset = self._end_offset(ANSWER_MS)
+        end_offset = self._end_offset()
         unreported = {run_id for run_id, offset in started.items() if offset >= self._committed} - self._reported
         return Survey(
             messages=end_offset - self._first,
@@ -452,14 +452,14 @@ class Reader:
             If that process is seen to work still, or the broker does not answer.
         """
         try:
-            offset, notes = self._remembered(ANSWER_MS)
+            offset, notes = self._remembered(PATIENCE_MS)
             if notes.claim and ledger.is_at_work(notes.claim):
                 raise StreamError(
                     f"a backtest.py of group {self._group} is at work already ({notes.claim}): wait for it, end it, or give "
                     "this one a group of its own with --kafka-group"
                 )
             self._claim, self._committed, self._reported = ledger.claim_of_this_process(), offset, set(notes.reported)
-            self._commit(offset, Notes(notes.reported, self._claim), ANSWER_MS)
+            self._commit(offset, Notes(notes.reported, self._claim), PATIENCE_MS)
         except KafkaError as error:
             raise self._failed(error) from None
         return notes.claim
@@ -534,16 +534,16 @@ class Reader:
         """Runs seen on the topic that this group has not reported."""
         return len({run_id for offset, run_id in self._starts if offset >= self._committed} - self._reported)
 
-    def caught_up(self, timeout_ms: int = ANSWER_MS) -> bool:
+    def caught_up(self) -> bool:
         """Every message now on the topic has been read; StreamError if the broker cannot be asked."""
-        return not self._pending and self._position >= self._end_offset(timeout_ms)
+        return not self._pending and self._position >= self._end_offset()
 
-    def _end_offset(self, timeout_ms: int = PATIENCE_MS) -> int:
+    def _end_offset(self) -> int:
+        return self._offset(self._consumer.end_offsets)
+
+    def _offset(self, ask: Callable[..., dict[TopicPartition, int]]) -> int:
         try:
-            ends = _patiently(
-                lambda left_ms: self._consumer.end_offsets([self._partition], timeout_ms=left_ms), timeout_ms
-            )
-            return ends[self._partition]
+            return _patiently(lambda left_ms: ask([self._partition], timeout_ms=left_ms), PATIENCE_MS)[self._partition]
         except KafkaError as error:
             raise self._failed(error) from None
 
@@ -551,18 +551,15 @@ class Reader:
         return _gone(self.topic) if _is_gone(self.topic) else self.topic.unreachable(error)
 
     def _seek(self, offset: int) -> None:
-        try:
-            first = self._consumer.beginning_offsets([self._partition], timeout_ms=ANSWER_MS)[self._partition]
-            end = self._end_offset(ANSWER_MS)
-            if self._committed > end:  # the topic was made anew
-                self._committed = first
-            self._first, self._lost = first, offset < first
-            self._move(offset if first <= offset <= end else first)
-        except KafkaError as error:
-            raise self._failed(error) from None
+        first = self._offset(self._consumer.beginning_offsets)
+        end = self._end_offset()
+        if self._committed > end:  # the topic was made anew
+            self._committed = first
+        self._first, self._lost = first, offset < first
+        self._move(offset if first <= offset <= end else first)
 
     def _until_end(self) -> Iterator[list[ConsumerRecord]]:
-        while not self.caught_up(PATIENCE_MS):
+        while not self.caught_up():
             yield self.poll()
 
     def _find(self, wanted: Callable[[str], bool], missing: str, timeout_s: float) -> StartRecord:

@@ -148,6 +148,7 @@ def test_a_broker_killed_with_9_at_ten_moments_loses_nothing(terminals, day, who
         rounds += 1
         producer = terminals.producer(day, *slowly(5))
         report = terminals.backtest(f"r{rounds}", *QUICK)
+        wait_for(report, " run")  # it has had the broker's first answer
         while report.poll() is None and kills < 10:
             time.sleep(draw.uniform(0, 2))
             if report.poll() is None:
