@@ -26,7 +26,7 @@ run: setup $(KERNELS) ## the pipeline: l1_day.csv through a local Kafka to outpu
 
 test: setup $(KERNELS) $(AUDIT) ## every test, those on a real broker of their own too; nothing is skipped
 	@$(PYTHON_HERE) -m broker.local jars
-	@CI=1 $(PYTHON_HERE) -m pytest
+	@CI=1 $(PYTHON_HERE) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 $(AUDIT): tests/audit_requirements.txt | setup
 	@$(PYTHON_HERE) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/audit -r $<

@@ -56,9 +56,9 @@ def ask(path: str, words: Sequence[str]) -> tuple[list[Mapping], str]:
 
 
 def ignored(text: str) -> dict[str, str]:
-    """{advisory id: reason} of lines `ID reason`; lines that open with # are comments."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return {line.split(None, 1)[0]: line.split(None, 1)[1] for line in lines}
+    """{advisory id: reason} of lines `ID reason`; # opens a comment, and an ID without a reason counts for nothing."""
+    words = [line.split(None, 1) for line in text.splitlines() if not line.startswith("#")]
+    return {pair[0]: pair[1] for pair in words if len(pair) == 2}
 
 
 def verdict(

@@ -321,6 +321,10 @@ def test_a_finding_without_a_fix_passes_only_if_it_is_listed(listed, code):
     assert audit_packages.verdict([package(UNFIXED)], listed)[1] == code
 
 
+def test_an_advisory_listed_without_a_reason_is_not_tolerated():
+    assert audit_packages.ignored("# comment\n\nCVE-1\nCVE-2 a reason of words\n") == {"CVE-2": "a reason of words"}
+
+
 def test_what_was_not_audited_is_said_loudly_and_fails_where_it_must():
     packages = [package(), {"name": "other", "skip_reason": "not known"}]
     lines, code = audit_packages.verdict(packages, {})
