@@ -3,13 +3,15 @@
 #
 #     ./setup.sh                     (`make run` and `make test` call it)
 #     PYTHON=/path/to/python3.12 ./setup.sh
+#     ./setup.sh market_data_service requirements-dev.txt     .venv of another folder, from the file of it that is named
 #
 # No fitting Python, or one that cannot make a venv: installed through apt, dnf, yum or brew where root or password-less
 # sudo allows; otherwise one line says what to install. Exit codes: 0 done, 1 not possible, 2 PYTHON does not fit.
 set -eu
-cd "$(dirname "$0")"
+cd "${1:-$(dirname "$0")}"
+requirements=${2:-requirements.txt}
 venv=.venv
-stamp=$venv/.setup-stamp
+stamp=$venv/.setup-stamp-$requirements
 
 say() { echo "setup: $*" >&2; }
 die() { code=$1; shift; say "$*"; exit "$code"; }
@@ -20,7 +22,7 @@ can_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; } # Debian keeps 
 version_of() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || true; }
 
 # What the environment depends on; equal to the stamp when there is nothing to do.
-wanted() { echo "$(cksum <requirements.txt) $(version_of $venv/bin/python) ${PYTHON:-}"; }
+wanted() { echo "$(cat requirements*.txt | cksum) $(version_of $venv/bin/python) ${PYTHON:-}"; }
 
 find_python() {
     for name in python3.13 python3.12 python3.11 python3.10 python3 python \
@@ -102,7 +104,7 @@ if ! venv_is_good; then
     say "making $venv with Python $(version_of "$python")"
     "$python" -m venv --clear $venv || die 1 "$python could not make $venv"
 fi
-say "installing requirements.txt into $venv"
-$venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
-    die 1 "pip could not install requirements.txt"
+say "installing $requirements into $venv"
+$venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
+    die 1 "pip could not install $requirements"
 wanted >$stamp

@@ -465,9 +465,9 @@ def project(tmp_path):
     return tmp_path
 
 
-def run_setup(project, **changes):
+def run_setup(project, *words, **changes):
     env = {name: text for name, text in os.environ.items() if name != "PYTHON"} | changes
-    command = ["/bin/sh", str(project / "setup.sh")]
+    command = ["/bin/sh", str(project / "setup.sh"), *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -489,6 +489,20 @@ def test_set_up_makes_a_venv_once(project):
     second = run_setup(project, PYTHON=sys.executable)
     assert (second.returncode, second.stderr) == (0, "")
     assert time.monotonic() - started < 1.0
+
+
+def test_set_up_of_another_folder_takes_the_file_that_is_named(project, tmp_path):
+    service = tmp_path / "service"
+    service.mkdir()
+    (service / "requirements.txt").write_text("# nothing\n")
+    (service / "requirements-dev.txt").write_text("-r requirements.txt\n")
+    words, quick = (str(service), "requirements-dev.txt"), {"PYTHON": sys.executable}
+    assert "installing requirements-dev.txt into .venv" in run_setup(project, *words, **quick).stderr
+    assert (service / ".venv" / "bin" / "python").exists()
+    assert not (project / ".venv").exists()
+    assert run_setup(project, *words, **quick).stderr == ""
+    (service / "requirements.txt").write_text("# something else\n")
+    assert "installing requirements-dev.txt into .venv" in run_setup(project, *words, **quick).stderr
 
 
 def test_set_up_refuses_a_python_that_does_not_fit(project, tmp_path):
