@@ -60,6 +60,13 @@ class Session:
         else:
             self._task.add_done_callback(lambda task: (task.cancelled() or task.exception(), then()))
 
+    def abandon(self) -> None:
+        """End what is under way at once: without its socket psycopg does not wait for the server to agree."""
+        if self.connection is not None:
+            self.connection.pgconn.finish()
+        if self._task is not None:
+            self._task.cancel()
+
     async def _run(self, steps: Steps[Result]) -> Result:
         assert self.connection is not None
         async with self.connection.transaction():
@@ -77,6 +84,7 @@ class Connections:
         self._connect = connect
         self._places = asyncio.Semaphore(most)
         self._free: list[AsyncConnection] = []
+        self._lent: set[Session] = set()
         self._is_closed = False
 
     @asynccontextmanager
@@ -84,6 +92,7 @@ class Connections:
         """A connection for the block. Raises psycopg.OperationalError, or DatabaseSilentError, where there is none."""
         await self._place()
         lent = Session()
+        self._lent.add(lent)
         try:
             await lent.bounded(self._fill(lent))
             yield lent
@@ -94,8 +103,10 @@ class Connections:
             lent.when_over(lambda: self._take_back(lent))
 
     async def close(self) -> None:
-        """Close those that are not lent; the others are closed when they come back."""
+        """Close them all, and end what is under way."""
         self._is_closed = True
+        for lent in list(self._lent):
+            lent.abandon()
         while self._free:
             await self._free.pop().close()
 
@@ -118,6 +129,7 @@ class Connections:
 
     def _take_back(self, lent: Session) -> None:
         self._places.release()
+        self._lent.discard(lent)
         connection = lent.connection
         if connection is None:
             return

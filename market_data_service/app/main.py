@@ -132,6 +132,12 @@ def _correct(operation: dict[str, Any]) -> None:
 class _Server(uvicorn.Server):
     """Ends with 0 after the first signal, at once after the second, and in any case within SHUTDOWN_S."""
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell the address, which uvicorn keeps to itself where it is given a socket."""
+        await super().startup(sockets)
+        for each in sockets or ():
+            log.info("serving on http://%s:%d", *each.getsockname()[:2])
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal is not raised again after the shutdown, as uvicorn does."""
         if self.should_exit:
@@ -176,7 +182,8 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server(address, family=family, backlog=2048)
     except OSError as error:
-        raise SettingsError(f"API_PORT: {address[0]}:{address[1]} cannot be listened on: {error.strerror}") from None
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise SettingsError(f"API_PORT: {address[0]}:{address[1]} cannot be listened on: {why}") from None
 
 
 app = create_app()

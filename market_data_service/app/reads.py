@@ -26,6 +26,7 @@ class LatestReads:
         self._line = _Line(connect)
         self._waiting: Batch = {}
         self._task: asyncio.Task[None] | None = None
+        self._under_way: dict[asyncio.Task[None], _Line] = {}
 
     async def get(self, symbol: str, provider: str) -> Latest | None:
         """The latest stored price, None if there is none.
@@ -35,15 +36,23 @@ class LatestReads:
         future: asyncio.Future[Latest | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault((symbol, provider), []).append(future)
         if self._task is None:
-            self._task = asyncio.create_task(self._work(self._line))
+            self._begin()
         return await future
 
     async def close(self) -> None:
-        """Give up what is under way, and close the connection."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=CLOSE_S)
+        """End what is under way, and close the connection."""
+        tasks = dict(self._under_way)
+        for task, line in tasks.items():
+            line.cut()
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
         await self._line.close()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._work(self._line))
+        self._under_way[self._task] = self._line
+        self._task.add_done_callback(self._under_way.pop)
 
     async def _work(self, line: _Line) -> None:
         """One batch after the other, until nobody waits or this is given up."""
@@ -72,7 +81,7 @@ class LatestReads:
         _fail(batch, DatabaseSilentError(f"the database did not answer within {READ_S:g} s"))
         if self._line is line:
             self._line = _Line(self._connect)
-            self._task = asyncio.create_task(self._work(self._line))
+            self._begin()
 
 
 class _Line:
@@ -91,6 +100,11 @@ class _Line:
                 await self.close()
         self._connection = await self._connect()
         return await _select(self._connection, batch)
+
+    def cut(self) -> None:
+        """Take the socket away from what is under way: psycopg would wait for the server to agree to its end."""
+        if self._connection is not None:
+            self._connection.pgconn.finish()
 
     async def close(self) -> None:
         """Close the connection, if there is one."""

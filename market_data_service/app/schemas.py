@@ -5,6 +5,7 @@ Answers are written by msgspec, with exact decimals; the models of answers only 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
@@ -50,13 +51,25 @@ class LatestQuestion(Question):
     allow_stale: Annotated[bool, Field(description="the last stored price will do when the provider fails")] = False
 
 
+def _time_text(value: Any) -> Any:
+    """Of what pydantic takes for a time only RFC 3339's form: `20250615` is a number of seconds to it."""
+    if isinstance(value, str) and not re.fullmatch(
+        r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", value
+    ):
+        raise ValueError("it must be like 2025-06-15T20:30:27Z, or with an offset, whose + is %2B in a URL")
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_time_text)]
+
+
 class HistoryQuestion(Question):
     """Those of `GET /prices/history`."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    from_ts: Annotated[AwareDatetime | None, Field(alias="from", description="with offset; included")] = None
-    to_ts: Annotated[AwareDatetime | None, Field(alias="to", description="with offset; not included")] = None
+    from_ts: Annotated[Time | None, Field(alias="from", description="with offset; included")] = None
+    to_ts: Annotated[Time | None, Field(alias="to", description="with offset; not included")] = None
     limit: Annotated[int, Field(ge=1, le=1_000)] = 100
     cursor: Annotated[str | None, Field(pattern=r"^-?[0-9]{1,17}$", description="next_cursor of the page before")] = (
         None
@@ -88,7 +101,7 @@ class _Poll(BaseModel):
 
     interval_minutes: Annotated[int, Field(ge=1, le=MOST_MINUTES, examples=[60]), BeforeValidator(_whole)]
     provider: Provider = providers.DEFAULT
-    backfill: Annotated[bool, Field(description="after a pause, fetch also the prices that were missed")] = False
+    backfill: Annotated[bool, Field(description="after downtime, fetch also the prices that were missed")] = False
 
 
 class PollOne(_Poll):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 
 from app import averages, consumer
 from app.database import Connection
-from app.kafka import Publisher
+from app.kafka import Message, Publisher
 from app.settings import Settings
 from benchmarks.series import PROVIDER, SYMBOLS, Averages, averages_of, fill_prices, kept_averages, messages, series
 from benchmarks.stage import END_S, Stage, alternate, check, median_ratio, open_database
@@ -58,7 +59,7 @@ def rows(stage: Stage) -> list[Row]:
         expected = averages_of(prices, given.ma_window)
         with open_database(given) as db:
             fill_prices(db, prices)
-        publish(given, messages(prices, given.kafka_topic), count)
+        publish(given, messages(prices, given.kafka_topic))
         found = alternate(
             stage.scale.rounds,
             ours=lambda: drain(stage, template, given, count, expected),
@@ -80,11 +81,11 @@ def _rows(count: int, rate: dict[str, list[float]], peaks_mb: list[float]) -> li
     ]  # fmt: skip
 
 
-def publish(given: Settings, letters: Iterator, count: int) -> None:
+def publish(given: Settings, letters: Iterator[Message]) -> None:
     """Put them on the topic, as the relay does: batches, each acknowledged."""
     with Publisher(given) as publisher:
-        for _ in range(0, count, BATCH):
-            publisher.publish([each for each, _ in zip(letters, range(BATCH), strict=False)])
+        while batch := list(islice(letters, BATCH)):
+            publisher.publish(batch)
 
 
 def drain(stage: Stage, template: str, given: Settings, count: int, expected: Averages) -> Drained:
@@ -95,7 +96,7 @@ def drain(stage: Stage, template: str, given: Settings, count: int, expected: Av
             db.execute(_NOTE_START)
             stage.flush()
             with stage.program("consumer", "scripts/kafka_consumer.py", settings=own) as watched:
-                watched.wait(lambda: _worked_on(db) >= count, "the end of the backlog", END_S)
+                watched.wait(lambda: worked_on(db) >= count, "the end of the backlog", END_S)
             compare(db, expected, given.ma_window)
             spent = db.execute(_SPENT).fetchone()
     assert spent is not None
@@ -131,7 +132,8 @@ def compare(db: Connection, expected: Averages, window: int) -> None:
     check(again.averages == len(expected) and not again.differences, f"the recomputation says {again}")
 
 
-def _worked_on(db: Connection) -> int:
+def worked_on(db: Connection) -> int:
+    """How many messages the consumer has committed."""
     row = db.execute("SELECT coalesce(sum(next_offset), 0)::int AS total FROM consumer_offsets").fetchone()
     assert row is not None
     return row["total"]

@@ -13,42 +13,63 @@ import random
 import statistics
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Any
 
 from app.events import PriceEvent
 from app.settings import Settings
 from benchmarks import load
+from benchmarks.load import Load
 from benchmarks.series import SIX, T0, fill_prices
-from benchmarks.stage import BenchError, Stage, alternate, check, median_ratio, open_database
+from benchmarks.stage import BenchError, Stage, Watched, alternate, check, median_ratio, open_database
 from benchmarks.table import Row
 
 SYMBOL, PROVIDER = "AAPL", "yfinance"
 SHORT = 200
 PATH = f"/prices/latest?symbol={SYMBOL}&provider={PROVIDER}&max_age=86400"
+Sides = dict[str, list[float]]
 LEAST_RATE, MOST_P99, MOST_GROWTH = 0.5, 3.0, 0.1
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that answers a URL, always with this body and this X-Cache (empty: whatever it is)."""
+
+    watched: Watched
+    url: str
+    body: str
+    x_cache: str
+
+    def load(self, seconds: int) -> Load:
+        """Run wrk against it."""
+        before_s = self.watched.cpu_s
+        found = load.put(self.url, self.body, seconds, self.x_cache)
+        return replace(found, cpu_us=1e6 * (self.watched.cpu_s - before_s) / found.requests)
 
 
 def rows(stage: Stage) -> list[Row]:
     """The rate, its p99, and the rate with a short history."""
     long = stage.scale.history
     with (
-        serving(stage, long) as (long_url, long_body),
-        serving(stage, SHORT) as (short_url, short_body),
-        bare(stage, long_body) as bare_url,
+        serving(stage, long) as long_api,
+        serving(stage, SHORT) as short_api,
+        bare(stage, long_api.body) as constant,
     ):
         seconds = stage.scale.load_s
         found = alternate(
-            stage.scale.rounds,
-            long=lambda: load.put(long_url, long_body, seconds, "HIT"),
-            bare=lambda: load.put(bare_url, long_body, seconds),
-            short=lambda: load.put(short_url, short_body, seconds, "HIT"),
+            stage.scale.loads,
+            long=lambda: long_api.load(seconds),
+            bare=lambda: constant.load(seconds),
+            short=lambda: short_api.load(seconds),
         )
     rate = {side: [each.rate for each in runs] for side, runs in found.items()}
     p99 = {side: [each.p99_ms for each in runs] for side, runs in found.items()}
-    return _rows(long, rate, p99)
+    cpu = {side: [each.cpu_us for each in runs] for side, runs in found.items()}
+    return _rows(long, rate, p99, {"requests_per_s": rate, "p99_ms": p99, "cpu_us": cpu})
 
 
-def _rows(long: int, rate: dict[str, list[float]], p99: dict[str, list[float]]) -> list[Row]:
+def _rows(long: int, rate: Sides, p99: Sides, figures: dict[str, Any]) -> list[Row]:
     ratio, late, even = (
         median_ratio(rate["long"], rate["bare"]),
         median_ratio(p99["long"], p99["bare"]),
@@ -57,7 +78,6 @@ def _rows(long: int, rate: dict[str, list[float]], p99: dict[str, list[float]]) 
     per_s = {side: f"{statistics.median(each):,.0f}/s" for side, each in rate.items()}
     ms = {side: f"{statistics.median(each):.1f} ms" for side, each in p99.items()}
     name = f"GET cached, {long:,} rows of history"
-    figures = {"requests_per_s": rate, "p99_ms": p99}
     return [
         Row(f"{name}, {load.CONNECTIONS} connections", per_s["long"], f"bare FastAPI route {per_s['bare']}",
             ratio, f">= {LEAST_RATE}x", ratio >= LEAST_RATE, figures),
@@ -68,24 +88,24 @@ def _rows(long: int, rate: dict[str, list[float]], p99: dict[str, list[float]]) 
 
 
 @contextlib.contextmanager
-def serving(stage: Stage, history: int) -> Iterator[tuple[str, str]]:
-    """An API whose symbol has so many prices: the URL that asks for the newest, and the answer that must come."""
+def serving(stage: Stage, history: int, **environment: str) -> Iterator[Server]:
+    """An API whose symbol has so many prices."""
     with stage.database() as name:
         given = stage.settings(name, with_kafka=False)
         newest = fill(given, history)
-        with stage.serving("api", "-m", "app.main", settings=given, PYTHONHASHSEED="0"):
+        stage.flush()
+        with stage.serving("api", "-m", "app.main", settings=given, PYTHONHASHSEED="0", **environment) as watched:
             url = f"http://127.0.0.1:{given.api_port}{PATH}"
-            yield url, _first_answer(url, newest)
+            yield Server(watched, url, _first_answer(url, newest), "HIT")
 
 
 @contextlib.contextmanager
-def bare(stage: Stage, body: str) -> Iterator[str]:
-    """The reference: its URL. It answers with the same bytes."""
-    with stage.database() as name:
-        given = stage.settings(name, with_kafka=False)
-        words = ("-m", "benchmarks.bare_route", str(given.api_port))
-        with stage.serving("bare", *words, settings=given, PYTHONHASHSEED="0", BENCH_CONSTANT=body):
-            yield f"http://127.0.0.1:{given.api_port}{PATH}"
+def bare(stage: Stage, body: str) -> Iterator[Server]:
+    """The reference: a FastAPI that answers with the same bytes."""
+    given = stage.settings("postgres", with_kafka=False)
+    words = ("-m", "benchmarks.bare_route", str(given.api_port))
+    with stage.serving("bare", *words, settings=given, PYTHONHASHSEED="0", BENCH_CONSTANT=body) as watched:
+        yield Server(watched, f"http://127.0.0.1:{given.api_port}{PATH}", body, "")
 
 
 def fill(given: Settings, history: int) -> PriceEvent:

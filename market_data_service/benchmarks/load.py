@@ -25,7 +25,10 @@ PACKAGES = ("wrk", "libluajit-5.1-2", "libluajit-5.1-common")
 
 @dataclass(frozen=True)
 class Load:
-    """What one run of wrk saw; latencies are those that wrk tells with --latency."""
+    """What one run of wrk saw; latencies are those that wrk tells with --latency.
+
+    `cpu_us` is the processor time that the server's process spent on a request.
+    """
 
     requests: int
     seconds: float
@@ -33,6 +36,7 @@ class Load:
     errors: int
     p50_ms: float
     p99_ms: float
+    cpu_us: float = 0.0
 
     @property
     def rate(self) -> float:

@@ -15,8 +15,8 @@ from typing import NoReturn
 
 import psutil
 
-from benchmarks import backlog, cached, load
-from benchmarks.stage import FULL, MEGABYTE, QUICK, Stage, WrongAnswerError, open_database
+from benchmarks import backlog, cached, jobs, latency, load, memory, misses, relay
+from benchmarks.stage import FULL, MEGABYTE, QUICK, BenchError, Stage, WrongAnswerError, open_database
 from benchmarks.table import Row, text
 from broker.processes import Interrupted, catch_signals
 from local import ROOT
@@ -25,6 +25,11 @@ from sor.errors import SorError
 BENCHES: dict[str, Callable[[Stage], list[Row]]] = {
     "cached": cached.rows,
     "consumer": backlog.rows,
+    "relay": relay.rows,
+    "latency": latency.rows,
+    "misses": misses.rows,
+    "memory": memory.rows,
+    "jobs": jobs.rows,
 }
 WITH_WRK = {"cached", "memory"}
 
@@ -61,12 +66,13 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 def measured(stage: Stage, name: str) -> list[Row]:
-    """The rows of a benchmark; where its answers were wrong, one row that says what."""
+    """The rows of a benchmark; where its answers were wrong, or it could not be run, one row that says what."""
     stage.say(f"measuring {name}, load {os.getloadavg()[0]:.1f}")
     try:
         return BENCHES[name](stage)
-    except WrongAnswerError as error:
-        return [Row(name, f"wrong: {error}", "", None, "right answers", False)]
+    except BenchError as error:
+        what = "wrong" if isinstance(error, WrongAnswerError) else "failed"
+        return [Row(name, f"{what}: {error}", "", None, "right answers", False)]
 
 
 def _machine(stage: Stage) -> str:

@@ -61,8 +61,8 @@ class Scale:
     ----------
     rounds
         How often each side is measured; the sides take turns.
-    load_s
-        Length of one run of wrk.
+    loads, load_s
+        How often each side is put under load by wrk, and for how long: short and often evens out what other programs do.
     history
         Stored prices of the symbol with a long history.
     events
@@ -76,7 +76,8 @@ class Scale:
     """
 
     rounds: int = 3
-    load_s: int = 4
+    loads: int = 9
+    load_s: int = 2
     history: int = 200_000
     events: int = 20_000
     stream_s: float = 10.0
@@ -86,7 +87,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(rounds=1, load_s=2, history=20_000, stream_s=4.0, misses=100, jobs=1_000, jobs_s=6.0)
+QUICK = Scale(rounds=1, loads=3, history=20_000, stream_s=4.0, misses=100, jobs=1_000, jobs_s=6.0)
 
 
 class Stage:
@@ -172,7 +173,9 @@ class Stage:
 
     def settings_like(self, given: Settings, name: str) -> Settings:
         """The same for another database: the same topics, another group."""
-        return replace(given, given_database_url=self.postgres.url_of(name), kafka_group=f"bench-{uuid.uuid4().hex[:12]}")
+        return replace(
+            given, given_database_url=self.postgres.url_of(name), kafka_group=f"bench-{uuid.uuid4().hex[:12]}"
+        )
 
     @contextlib.contextmanager
     def program(self, name: str, *words: str, settings: Settings, **environment: str) -> Iterator[Watched]:

@@ -73,28 +73,39 @@ def programs(account: Account) -> Path:
     """The folder of PostgreSQL's programs, where `account` reaches them: the package's, else the newest installed one's."""
     spec = importlib.util.find_spec(PACKAGE)  # importing the package would make folders and warn
     if spec is not None and spec.submodule_search_locations:
-        installed = Path(spec.submodule_search_locations[0]) / INSTALLED
-        return (installed if account.reaches(installed) else _copied(installed)) / "bin"
+        package = Path(spec.submodule_search_locations[0])
+        return (package if account.reaches(package / INSTALLED) else _copied(package)) / INSTALLED / "bin"
     found = sorted(DEBIAN.glob("[0-9]*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if not found:
         raise PostgresError(f"PostgreSQL's programs not found; install the package {PACKAGE.replace('_', '-')}")
     return found[-1].parent
 
 
-def _copied(installed: Path) -> Path:
-    """A copy of the package's programs below SHARED; made once a version, whole or not at all."""
-    version = importlib.metadata.version(PACKAGE)
-    copy = SHARED / f"{INSTALLED}-{re.sub('[^0-9.]', '', version)}"
+def _copied(package: Path) -> Path:
+    """A copy of the package's programs below SHARED, with their libraries where they look for them; made once a version."""
+    version = re.sub("[^0-9.]", "", importlib.metadata.version(PACKAGE))
+    copy = SHARED / f"{PACKAGE}-{version}"
     if not copy.exists():
         _shared_folder()
-        with tempfile.TemporaryDirectory(dir=SHARED, prefix="copying-") as fresh:
-            shutil.copytree(installed, Path(fresh) / "copy", ignore=shutil.ignore_patterns("include"))
+        with tempfile.TemporaryDirectory(dir=SHARED, prefix="copying-") as made:
+            fresh = Path(made) / "copy"
+            shutil.copytree(package / INSTALLED, fresh / PACKAGE / INSTALLED, ignore=shutil.ignore_patterns("include"))
+            if (libraries := package.with_name(f"{PACKAGE}.libs")).exists():
+                shutil.copytree(libraries, fresh / libraries.name)
+            _let_everybody_read(fresh)
             try:
-                (Path(fresh) / "copy").rename(copy)
+                fresh.rename(copy)
             except OSError:
                 if not copy.exists():  # else another program was quicker
                     raise
-    return copy
+    return copy / PACKAGE
+
+
+def _let_everybody_read(folder: Path) -> None:
+    """As `chmod -R a+rX`: whatever the umask was when the package was installed."""
+    for path in (folder, *folder.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
 
 
 def place_data(folder: Path, account: Account) -> Path:

@@ -197,7 +197,7 @@ class Local:
     def _own_kafka(self) -> LocalBroker:
         at = {"host": LOOPBACK, "port": self.plan.kafka_port, "zookeeper_port": self.plan.zookeeper_port}
         broker = LocalBroker(self.plan.folder / "kafka", mode=self.plan.mode, **at, say=_say)
-        self.given = replace(self.given, kafka_bootstrap_servers=broker.bootstrap)
+        self.given = replace(self.given, kafka_bootstrap_servers=broker.bootstrap, kafka_security_protocol="PLAINTEXT")
         return broker
 
     def _stop_leftovers(self) -> None:

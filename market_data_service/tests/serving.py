@@ -11,15 +11,22 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from typing import Any
 
 import httpx
+import psutil
+import psycopg
 import uvicorn
 
 from app.errors import ProviderError, UnknownSymbolError
 from app.main import create_app
 from app.providers.base import Quote
 from app.settings import Settings
+from local.postgres import EmbeddedPostgres
 
+Db = psycopg.Connection[dict[str, Any]]
+
+PROBLEM = "application/problem+json"
 START_S = 10.0
 TIME = datetime.datetime(2025, 6, 15, 20, 30, 27, 283671, tzinfo=datetime.timezone.utc)
 
@@ -94,3 +101,46 @@ def serving(settings: Settings, providers: StubProviders | None = None) -> Itera
 def listener() -> socket.socket:
     """A socket on a free port of the loopback."""
     return socket.create_server(("127.0.0.1", 0), backlog=512)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with listener() as sock:
+        return sock.getsockname()[1]
+
+
+def latest(api: httpx.Client, symbol: str = "AAPL", **more: object) -> httpx.Response:
+    """`GET /prices/latest`."""
+    return api.get("/prices/latest", params={"symbol": symbol, **more})
+
+
+def age(db: Db, seconds: float) -> None:
+    """Have all prices be fetched so long ago."""
+    db.execute("UPDATE latest_prices SET fetched_at = now() - make_interval(secs => %s)", [seconds])
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer is a problem document of that status and code, and tells nothing of our insides."""
+    assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM), response.text
+    document = response.json()
+    assert (document["status"], document["code"]) == (status, code)
+    assert document["title"]
+    assert document["detail"]
+    assert "Traceback" not in response.text
+    assert "psycopg" not in response.text
+    return document
+
+
+@contextmanager
+def hung(postgres: EmbeddedPostgres) -> Iterator[None]:
+    """Every process of the server stands still for the length of the block."""
+    main = psutil.Process(postgres.pid)
+    processes = [main, *main.children(recursive=True)]
+    for each in processes:
+        each.suspend()
+    try:
+        yield
+    finally:
+        for each in processes:
+            if each.is_running():
+                each.resume()

@@ -84,3 +84,57 @@ def test_the_labels_of_failures_are_those_that_are_counted() -> None:
     rule = next(rule for rule in RULES if rule["alert"] == "ProviderFailing")
     (excepted,) = re.findall(r'result!~"([a-z_|]+)"', rule["expr"])
     assert set(excepted.split("|")) == {"ok", "unknown_symbol"} <= known
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A copy of tests/tools.sh in a folder of its own; `bin` has all that it may call, but no apt-get."""
+    for folder in ("bin", ".venv/bin", "tests/newman"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(SERVICE / "tests" / "tools.sh", tmp_path / "tests")
+    script(tmp_path / "tests" / "newman" / "install.sh", "exit 0")
+    for name in ("sh", "dirname", "mktemp", "rm", "grep", "tail", "cp", "mkdir", "chmod"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    return tmp_path
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def set_up(tools: Path) -> str:
+    """What the script says; it ends well whatever it could not install."""
+    done = subprocess.run([tools / "tests" / "tools.sh"], env={"PATH": str(tools / "bin")}, capture_output=True, text=True,
+                          timeout=60, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+    return done.stderr
+
+
+def test_the_set_up_unpacks_promtool_and_does_so_once(tools: Path) -> None:
+    script(tools / "bin" / "apt-get", ": >prometheus_1.deb")
+    unpack = (
+        "mkdir -p unpacked/usr/bin; echo '#!/bin/sh' >unpacked/usr/bin/promtool; chmod +x unpacked/usr/bin/promtool"
+    )
+    script(tools / "bin" / "dpkg", unpack)
+    assert set_up(tools) == "setup: promtool in .venv/bin\n"
+    assert os.access(tools / ".venv" / "bin" / "promtool", os.X_OK)
+    assert set_up(tools) == ""
+
+
+@pytest.mark.parametrize(
+    ("apt_get", "said"),
+    [
+        (None, "no promtool; install Prometheus to have the tests of alerts/ run"),
+        (
+            "echo 'E: Unable to locate package' >&2; exit 100",
+            "no promtool, apt-get could not download it: E: Unable to locate package",
+        ),
+    ],
+)
+def test_where_promtool_cannot_be_had_the_set_up_says_so_and_goes_on(
+    tools: Path, apt_get: str | None, said: str
+) -> None:
+    if apt_get:
+        script(tools / "bin" / "apt-get", apt_get)
+    assert set_up(tools) == f"setup: {said}\n"

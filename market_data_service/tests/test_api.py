@@ -8,14 +8,13 @@ import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import psutil
 import psycopg
 import pytest
 
@@ -31,12 +30,10 @@ from app.settings import Settings
 
 if TYPE_CHECKING:
     from local.postgres import EmbeddedPostgres
-from tests.serving import TIME, StubProviders, listener, quote, serving
-from tests.yahoo import Yahoo, yahoo  # noqa: F401
+from tests.serving import TIME, StubProviders, age, assert_problem, hung, latest, listener, quote, serving
 
 SERVICE = Path(__file__).resolve().parents[1]
 DAY = datetime.timedelta(days=1)
-PROBLEM = "application/problem+json"
 
 Db = psycopg.Connection[dict[str, Any]]
 
@@ -64,15 +61,6 @@ def offline() -> Iterator[httpx.Client]:
     assert not providers.calls
 
 
-def latest(api: httpx.Client, symbol: str = "AAPL", **more: object) -> httpx.Response:
-    return api.get("/prices/latest", params={"symbol": symbol, **more})
-
-
-def age(db: Db, seconds: float) -> None:
-    """Have all prices be fetched so long ago."""
-    db.execute("UPDATE latest_prices SET fetched_at = now() - make_interval(secs => %s)", [seconds])
-
-
 def store(db: Db, symbol: str, *rows: tuple[str, datetime.datetime], provider: str = "yfinance") -> None:
     """Prices as a provider told them."""
     from app import database
@@ -86,18 +74,6 @@ def store(db: Db, symbol: str, *rows: tuple[str, datetime.datetime], provider: s
 def counts(db: Db) -> dict[str, int]:
     tables = ("raw_responses", "market_prices", "latest_prices", "outbox")
     return {name: db.execute(f"SELECT count(*) AS n FROM {name}").fetchone()["n"] for name in tables}
-
-
-def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The answer is a problem document of that status and code, and tells nothing of our insides."""
-    assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM), response.text
-    document = response.json()
-    assert (document["status"], document["code"]) == (status, code)
-    assert document["title"]
-    assert document["detail"]
-    assert "Traceback" not in response.text
-    assert "psycopg" not in response.text
-    return document
 
 
 class TestLatest:
@@ -408,9 +384,9 @@ class TestManyAtOnce:
     def test_a_second_process_fetches_where_the_first_one_failed(self, database_settings, providers, db) -> None:
         providers.answers["AAPL"] = ProviderNetworkError("yfinance", "refused")
         providers.delay_s = 0.2
-        with serving(database_settings, providers) as one, serving(database_settings, providers) as other:
-            with ThreadPoolExecutor(2) as pool:
-                found = list(pool.map(latest, (one, other)))
+        run = partial(serving, database_settings, providers)
+        with run() as one, run() as other, ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(latest, (one, other)))
         assert [each.status_code for each in found] == [502, 502]
         assert providers.calls["AAPL"] == 2
         locks = "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND database = "
@@ -476,21 +452,6 @@ class TestDatabaseAway:
                 document = assert_problem(api.get(path), 503, "schema_missing")
                 assert "scripts/create_tables.py" in document["detail"]
         assert not providers.calls
-
-
-@contextmanager
-def hung(postgres: EmbeddedPostgres) -> Iterator[None]:
-    """Every process of the server stands still for the length of the block."""
-    main = psutil.Process(postgres.pid)
-    processes = [main, *main.children(recursive=True)]
-    for each in processes:
-        each.suspend()
-    try:
-        yield
-    finally:
-        for each in processes:
-            if each.is_running():
-                each.resume()
 
 
 class TestPolling:

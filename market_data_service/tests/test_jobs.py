@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+import time
 from typing import Any
 
 import psycopg
@@ -109,20 +110,27 @@ def test_several_symbols_are_stored_all_or_none(db):
 
 
 def test_two_requests_for_the_same_symbols_in_opposite_orders_do_not_block_each_other(db, database_settings):
-    symbols = [f"S{number}" for number in range(50)]
-    failures: list[Exception] = []
+    """Both wait for the row in the middle: whoever took rows in the order of its request would hold what the other needs."""
+    symbols = [f"S{number}" for number in range(9)]
+    run(db, jobs.upsert(symbols, "replay", 60, False))
+    done: list[str] = []
 
     def post(order: list[str]) -> None:
         with database.connect(database_settings, "test") as connection:
-            for _ in range(20):
-                try:
-                    run(connection, jobs.upsert(order, "replay", 60, False))
-                except psycopg.Error as error:
-                    failures.append(error)
+            done.extend(job.symbol for job in run(connection, jobs.upsert(order, "replay", 30, False)))
 
-    in_threads(post, symbols, symbols[::-1])
-    assert failures == []
-    assert len(run(db, jobs.listing(100))) == 50
+    threads = [threading.Thread(target=post, args=(order,)) for order in (symbols, symbols[::-1])]
+    with db.transaction():
+        db.execute("SELECT FROM polling_job_configs WHERE symbol = 'S4' FOR UPDATE")
+        for thread in threads:
+            thread.start()
+        while (
+            db.execute("SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone()["n"] < 2
+        ):
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == sorted(2 * symbols)
 
 
 def test_a_shorter_interval_brings_the_next_run_nearer_a_longer_one_leaves_it(db):

@@ -224,16 +224,30 @@ def test_data_of_a_private_folder_of_root_are_kept_elsewhere_and_found_again(sha
     assert not list(shared.glob("data-*"))
 
 
-def test_programs_out_of_reach_are_copied_once(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Account, "reaches", lambda self, folder: False)
-    user = Account.for_data(Path("/nonexistent"))
-    first = programs(user)
-    assert first.is_relative_to(shared)
-    written = first.stat().st_ctime_ns
-    said = subprocess.run([first / "postgres", "-V"], capture_output=True, text=True, check=True, **user.popen).stdout
-    assert said.startswith("postgres (PostgreSQL) 18")
-    assert (programs(user), programs(user).stat().st_ctime_ns) == (first, written)
-    assert [path.name for path in shared.iterdir()] == [first.parent.name]
+def test_programs_out_of_reach_are_copied_once_and_work_there(
+    shared: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reaches = Account.reaches
+    monkeypatch.setattr(Account, "reaches", lambda self, path: path.name != account.INSTALLED and reaches(self, path))
+    with EmbeddedPostgres(folder, password="x", fsync=False) as server:
+        first = programs(Account.for_data(server.data))
+        assert first.is_relative_to(shared)
+        assert psutil.Process(server.pid).exe() == str(first / "postgres")
+        assert server.tool("psql", "-Atc", "SELECT 1") == "1\n"
+    (copy,) = shared.iterdir()
+    made = copy.stat().st_ctime_ns
+    assert programs(Account.for_data(server.data)) == first
+    assert (list(shared.iterdir()), copy.stat().st_ctime_ns) == ([copy], made)
+
+
+def test_a_copy_can_be_read_by_everybody_whatever_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir(mode=0o700)
+    for name, mode in (("postgres", 0o700), ("postgres.bki", 0o600)):
+        (tmp_path / "bin" / name).touch()
+        (tmp_path / "bin" / name).chmod(mode)
+    account._let_everybody_read(tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"bin": 0o755, "postgres": 0o755, "postgres.bki": 0o644}
 
 
 def test_without_the_package_the_newest_installed_postgresql_is_taken(

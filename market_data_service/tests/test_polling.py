@@ -476,6 +476,20 @@ def test_a_poller_that_lost_its_lease_while_it_asked_stores_nothing(db, poll, ca
     assert "nothing was stored" in caplog.text
 
 
+def test_a_poller_leases_no_more_than_it_has_threads_for(db, poll, eventually):
+    add(db, *(f"S{number}" for number in range(10)))
+    asked = StandIn()
+    asked.go.clear()
+    poll(asked, most=3)
+    eventually(lambda: len(asked.calls) == 3)
+    time.sleep(IDLE_S)
+    assert count(db, "polling_job_configs WHERE lease_owner IS NOT NULL") == 3
+    asked.go.set()
+    eventually(lambda: is_idle(db))
+    assert len(runs(db)) == 10
+    assert asked.most_at_once == 3
+
+
 def test_a_call_longer_than_a_lease_keeps_its_job(db, poll, eventually):
     add(db)
     asked, other = StandIn(2.5), StandIn()

@@ -279,6 +279,24 @@ def test_only_what_is_started_here_needs_its_port_free(tmp_path: Path) -> None:
     assert names(own_kafka=True, mode="zookeeper") == ["API_PORT", "KAFKA_PORT", "ZOOKEEPER_PORT", *metrics]
 
 
+def test_programs_get_the_addresses_and_the_password_of_our_own_servers(tmp_path: Path) -> None:
+    asked = Settings(kafka_security_protocol="SSL", postgres_user="me", postgres_port=5999)
+    plan = plan_of(tmp_path, asked, own_postgres=True, own_kafka=True, kafka_port=9192)
+    given = run.Local(plan).given
+    password = (tmp_path / "postgres.password").read_text()
+    assert len(password) >= 20
+    assert run.Local(plan).given == given
+    assert given.database_url == f"postgresql://me:{password}@127.0.0.1:5999/marketdata"
+    assert (given.kafka_bootstrap_servers, given.kafka_security_protocol) == ("127.0.0.1:9192", "PLAINTEXT")
+    assert run.Local(replace(plan, own_postgres=False, own_kafka=False)).given == asked
+
+
+def test_every_program_has_its_turn_at_the_end() -> None:
+    names = [name for stage in run.STAGES for name in stage]
+    assert sorted(names) == sorted(["api", run.STAND_IN, *run.WORKERS])
+    assert names[-2:] == ["consumer", run.STAND_IN]  # what reads what others still write
+
+
 def test_the_seeds_ports_are_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SERVICE", tmp_path)  # no .env of the user
     for name in ("KAFKA_PORT", "ZOOKEEPER_PORT"):

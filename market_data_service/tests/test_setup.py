@@ -19,7 +19,7 @@ REQUIREMENTS = {
 PACKAGES_OF = {"dotenv": "python-dotenv", "kafka": "kafka-python", "sqlalchemy": "SQLAlchemy", "yaml": "PyYAML"}
 BROUGHT = {"pandas", "numpy", "curl_cffi", "PIL"}  # by yfinance and matplotlib, in versions that fit the Python
 TEST_FILES = {path.stem for path in (SERVICE / "tests").glob("*.py")}
-OURS = {"app", "scripts", "local", "broker", "sor", "tests", "migrations"}
+OURS = {"benchmarks", "app", "scripts", "local", "broker", "sor", "tests", "migrations"}
 
 
 def lines(name: str) -> list[str]:

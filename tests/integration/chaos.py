@@ -63,6 +63,11 @@ class Tally:
         """Rows lost, doubled or reordered, and what was reported wrongly."""
         return self.lost + self.doubled + self.reordered + len(self.wrong)
 
+    def note(self, line: str) -> None:
+        """Say what is wrong, and count it."""
+        self.wrong.append(line)
+        print(line, file=sys.stderr)
+
 
 class Round:
     """A topic of killed runs, a topic with one whole run, the count of what is on them."""
@@ -130,12 +135,19 @@ class Round:
     def kill_broker(self) -> None:
         """Kill it and bring it back on the same port and data, with a backtest at work, which is then left to finish."""
         report = self.report()
+        self.begun(report)
         time.sleep(self.chance.uniform(*BROKER_S))
         self.broker.kill()
         self.tally.kills["broker"] += 1
         time.sleep(self.chance.uniform(0.0, 0.5))
         self.broker.start()
         self.finished(report)
+
+    @staticmethod
+    def begun(report: subprocess.Popen) -> None:
+        """The backtest has had the broker's first answer, or has ended."""
+        while (line := report.stderr.readline()) and " run" not in line:
+            pass
 
     def kill_backtest(self) -> None:
         """Kill a backtest at work; what it leaves behind is a whole report, or none."""
@@ -159,14 +171,14 @@ class Round:
         """What stands in output.json, if anything yet, must be the file's report."""
         path = self.folder / "out" / "output.json"
         if path.exists() and but_run(json.loads(path.read_text())) != self.expected:
-            self.tally.wrong.append(f"{self.run_id}: output.json after {where}")
+            self.tally.note(f"{self.run_id}: output.json after {where}")
 
     def ended(self, process: subprocess.Popen, kind: str, codes: tuple[int, ...], *words: str) -> None:
         """The process must end with one of these codes, and its last line or the one before hold some of these words."""
         _, err = process.communicate(timeout=PATIENCE_S)
         found = next((word for word in words for line in err.splitlines()[-2:] if word in line), "")
         if process.returncode not in codes or not found or "Traceback" in err:
-            self.tally.wrong.append(f"{self.run_id}: {kind} ended with {process.returncode}: {err[-2000:]}")
+            self.tally.note(f"{self.run_id}: {kind} ended with {process.returncode}: {err[-2000:]}")
         else:
             self.tally.lines[f"{kind}: {found}"] += 1
 
@@ -203,7 +215,7 @@ class Round:
         else:
             self.tally.reordered += 1
         if record.value != payloads[row]:
-            self.tally.wrong.append(f"{run.decode()}: row {row} is not the file's")
+            self.tally.note(f"{run.decode()}: row {row} is not the file's")
 
 
 def share(total: int, rounds: int, number: int) -> int:
@@ -278,10 +290,8 @@ def play(flags: argparse.Namespace) -> int:
                     file=sys.stderr,
                 )
                 if minutes > flags.minutes and number + 1 < rounds:
-                    tally.wrong.append(f"ended after {minutes:.0f} minutes, {rounds - number - 1} rounds short")
+                    tally.note(f"ended after {minutes:.0f} minutes, {rounds - number - 1} rounds short")
                     break
-    for line in tally.wrong:
-        print(line, file=sys.stderr)
     print(table(tally))
     return 1 if tally.faults else 0
 

@@ -63,8 +63,8 @@ async def schedule_jobs(wanted: Annotated[Poll, Body()], services: Running) -> R
     made = await _run(services, steps)
     if isinstance(wanted, PollSeveral):
         message = "Polling jobs scheduled for symbols: " + ", ".join(job.symbol for job in made)
-        return answer({"message": message, "jobs": [{**_due(job), "symbol": job.symbol} for job in made]}, 202)
-    return answer({"message": f"Polling job scheduled for symbol: {made[0].symbol}", **_due(made[0])}, 202)
+        return answer({"message": message, "jobs": [{"symbol": job.symbol} | _due(job) for job in made]}, 202)
+    return answer({"message": f"Polling job scheduled for symbol: {made[0].symbol}"} | _due(made[0]), 202)
 
 
 @router.get("", response_model=schemas.Jobs, responses=documented(422, 503))
@@ -118,11 +118,14 @@ def _due(job: Job) -> dict[str, Any]:
 
 
 def _all(job: Job) -> dict[str, Any]:
-    return _due(job) | {
+    return {
+        "job_id": job.id,
         "symbol": job.symbol,
         "provider": job.provider,
         "interval_minutes": job.interval_minutes,
+        "status": job.status,
         "backfill": job.backfill,
+        "next_run_at": iso(job.next_run_at),
         "last_run_at": job.last_run_at and iso(job.last_run_at),
         "last_error": job.last_error,
         "failures": job.failures,
