@@ -24,9 +24,10 @@ $(KERNELS): $(wildcard *.py sor/*.py sor/feed/*.py sor/placement/*.py sor/venues
 run: setup $(KERNELS) ## the pipeline: l1_day.csv through a local Kafka to output.json and results.png (SPEED=0: as fast as possible)
 	@$(PYTHON_HERE) -m broker.pipeline --mode $(MODE) $(FORM)
 
-test: setup $(KERNELS) $(AUDIT) ## every test, those on a real broker of their own too; nothing is skipped
+test: setup $(KERNELS) $(AUDIT) ## every test, those on a real broker of their own too and the service's; nothing is skipped
 	@$(PYTHON_HERE) -m broker.local jars
 	@CI=1 $(PYTHON_HERE) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(MAKE) --no-print-directory -C market_data_service test
 
 $(AUDIT): tests/audit_requirements.txt | setup
 	@$(PYTHON_HERE) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/audit -r $<
@@ -36,6 +37,7 @@ check: setup $(AUDIT) ## lint, format, and an audit of the installed packages
 	@$(PYTHON_HERE) -m ruff check .
 	@$(PYTHON_HERE) -m ruff format --check .
 	@$(PYTHON_HERE) tests/audit_packages.py
+	@$(MAKE) --no-print-directory -C market_data_service lint
 
 bench: setup $(KERNELS) ## speed and memory (the table of benchmarks/README.md)
 	@$(PYTHON_HERE) -m pip install --quiet --no-deps --upgrade --target .venv/bench -r benchmarks/requirements.txt || \
@@ -60,7 +62,7 @@ broker-stop: setup ## stop the Kafka that broker-start started
 broker-status: setup ## is it running, does it answer; uptime, memory, topics, logs
 	@$(PYTHON_HERE) -m broker.local status || true
 
-clean: ## stop the local Kafka; remove .venv, Kafka's jars and data, caches and output.json
+clean: ## stop the local Kafka; remove .venv, Kafka's jars and data, caches and output.json (the service has a clean of its own)
 	@test ! -x $(PYTHON_HERE) || $(PYTHON_HERE) -m broker.local stop
 	rm -rf .venv .kafka .pytest_cache .ruff_cache .hypothesis output.json grid_results.json results.pdf savings_plot.png rejects.csv
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,6 +31,16 @@ MAY_IMPORT = {
     "backtest": {"sor", "allocator", "config", "utils"},
     "broker": {"broker", "sor.errors"},
 }
+SERVICE = ROOT / "market_data_service"
+SERVICE_MAY_IMPORT = {  # its image holds `app` and the scripts alone
+    "app": {"app"},
+    "scripts": {"app", "local", "benchmarks", "tests"},
+    "migrations": {"app"},
+    "local": {"app", "local", "broker", "sor.errors", "scripts"},
+    "benchmarks": {"app", "local", "benchmarks", "broker", "sor.errors", "scripts"},
+}
+SERVICE_ONLY_IN = {"kafka": "kafka.py", "sqlalchemy": "models.py", "yfinance": "providers/yfinance.py", "alembic": ""}  # of app
+SERVICE_SOURCES = sorted(path for folder in SERVICE_MAY_IMPORT for path in (SERVICE / folder).glob("**/*.py"))
 IMPURE_CALLS = {"print", "open", "input"}
 IMPURE_ATTRIBUTES = {
     ("time", "time"), ("time", "monotonic"), ("time", "perf_counter"), ("time", "sleep"),
@@ -75,6 +85,17 @@ def test_imports_follow_the_layout(path: Path) -> None:
     assert not any(allowed(name, elsewhere) for name in names)
 
 
+@pytest.mark.parametrize("path", SERVICE_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_of_the_service_follow_the_layout(path: Path) -> None:
+    names = imported(ast.parse(path.read_text(encoding="utf-8")))
+    folder, *rest = path.relative_to(SERVICE).parts
+    ours = {name for name in names if allowed(name, {*OURS, *SERVICE_MAY_IMPORT, "tests"})}
+    assert {name for name in ours if not allowed(name, SERVICE_MAY_IMPORT[folder])} == set()
+    if folder == "app":
+        elsewhere = {library for library, module in SERVICE_ONLY_IN.items() if module != "/".join(rest)}
+        assert not any(allowed(name, elsewhere) for name in names)
+
+
 def is_pure(path: Path) -> bool:
     return owner(path) == "allocator" or (owner(path) == "sor" and part_of_sor(path) not in EDGES)
 
@@ -99,7 +120,9 @@ FORBIDDEN_CALLS = {
     "tempfile.mktemp", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle", "pandas.read_pickle",
 }  # fmt: skip
 FORBIDDEN_WORDS = {"shell": True, "allow_pickle": True}
-EVERY_SOURCE = [*SOURCES, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT / "deploy").glob("*.py"))]
+EVERY_SOURCE = [
+    *SOURCES, *SERVICE_SOURCES, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT / "deploy").glob("*.py")),
+]  # fmt: skip
 
 
 def what_could_run_strange_code(tree: ast.AST) -> list[str]:
