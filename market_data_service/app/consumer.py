@@ -239,14 +239,16 @@ class Consumer:
             return
         self._next_look = time.monotonic() + service.BEAT_S
         group = self._group
-        if group and group.is_member and not group.unplaced:
-            bounds = group.bounds(group.partitions)
-            lag = sum(end - self._positions[each] for each, (_, end) in bounds.items())
-            CONSUMER_LAG.set(lag)
-            self._heart.beat(connection, lag=lag, partitions=len(bounds))
-            if self._failures:
-                log.info("Kafka is back")
-            self._failures = 0
+        if not group or not group.is_member or group.unplaced:
+            self._heart.beat(connection, lag=None, partitions=0)
+            return
+        bounds = group.bounds(group.partitions)
+        lag = sum(end - self._positions[each] for each, (_, end) in bounds.items())
+        CONSUMER_LAG.set(lag)
+        self._heart.beat(connection, lag=lag, partitions=len(bounds))
+        if self._failures:
+            log.info("Kafka is back")
+        self._failures = 0
 
     def _wait_for_kafka(self, error: KafkaAwayError) -> None:
         """The clients find a broker that comes back; if it takes long, new ones are surer to."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -41,6 +42,9 @@ BOOTSTRAP_MS = 5_000
 ASK_MS = 2_000
 SESSION_MS = 6_000  # the least a broker allows: so long nobody works on the partitions of a process that was killed
 POLL_INTERVAL_MS = 60_000
+JOIN_MS = 3_000
+MOST_OUTSIDE_S = 90.0  # longer than others of the group may keep it waiting
+METADATA_MS = 30_000  # by then a partition that was added is seen
 FETCH_BYTES = 256 * 1024
 CLOSE_S = 2.0
 MOST_VALUE = 900_000  # bytes; with headers it stays below the megabyte that brokers take
@@ -173,6 +177,7 @@ class Group:
         self._topic = settings.kafka_topic
         self.unplaced: set[int] = set()
         self.is_member = False
+        self._outside_since = time.monotonic()
         ensure_topics(settings)
         with _opening(settings) as options:
             self._consumer = KafkaConsumer(
@@ -186,9 +191,13 @@ class Group:
                 session_timeout_ms=SESSION_MS,
                 heartbeat_interval_ms=SESSION_MS // 4,
                 max_poll_interval_ms=POLL_INTERVAL_MS,
+                metadata_max_age_ms=METADATA_MS,
                 metrics_enabled=False,
             )
             self._consumer.subscribe([self._topic], listener=_Listener(self))
+            self._consumer.partitions_for_topic(
+                self._topic
+            )  # else the first to join shares out no partitions, then all
 
     def __enter__(self) -> Group:
         return self
@@ -208,11 +217,29 @@ class Group:
         """
         with _as_away(self._settings):
             try:
+                if not self.is_member and self._has_joined():
+                    return {}
                 found = self._consumer.poll(timeout_ms=round(1000 * timeout_s))
             except _NO_POSITION:
                 self.displace()
                 found = {}
         return {each.partition: records for each, records in found.items() if each.partition not in self.unplaced}
+
+    def _has_joined(self) -> bool:
+        """Wait for the group to share out its partitions, up to JOIN_MS.
+
+        kafka-python forgets a join that outlasts the poll that began it, if the reason was a change of the topic's
+        partitions, and stays outside for ever: it is reminded.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
+        coordinator.poll(timeout_ms=JOIN_MS)
+        if not self.is_member and time.monotonic() - self._outside_since > MOST_OUTSIDE_S:
+            raise KafkaAwayError(
+                f"the group {self._settings.kafka_group} shared out no partitions for {MOST_OUTSIDE_S:.0f} s"
+            )
+        return self.is_member
 
     def displace(self) -> None:
         """Let every partition stand still until it is placed again."""
@@ -245,6 +272,11 @@ class Group:
         with contextlib.suppress(KafkaError):
             self._consumer.close(autocommit=False, timeout_ms=1000 * CLOSE_S)
 
+    def _leave(self) -> None:
+        self.unplaced = set()
+        self.is_member = False
+        self._outside_since = time.monotonic()
+
     def _hold(self, partitions: set[TopicPartition]) -> None:
         self.unplaced = {each.partition for each in partitions}
         for each in partitions:
@@ -260,8 +292,7 @@ class _Listener(ConsumerRebalanceListener):
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Others may have them from now on; what is under way with them is refused by the stored offsets."""
-        self._group.unplaced = set()
-        self._group.is_member = False
+        self._group._leave()
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """These are all that this process has now."""

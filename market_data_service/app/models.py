@@ -66,7 +66,7 @@ class MarketPrice(Base):
 
     __tablename__ = "market_prices"
     __table_args__ = (
-        CheckConstraint("price > 0", name="price_positive"),
+        CheckConstraint("price > 0 AND price < 'NaN'", name="price_positive"),
         UniqueConstraint("symbol", "provider", "ts"),
         Index("ix_market_prices_newest", "symbol", "provider", text("ts DESC"), text("id DESC")),
     )

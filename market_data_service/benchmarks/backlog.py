@@ -77,7 +77,7 @@ def _rows(count: int, rate: dict[str, list[float]], peaks_mb: list[float]) -> li
     return [
         Row(f"consumer, backlog of {count:,} events, {SYMBOLS} symbols", f"{ours:,.0f} events/s", beside,
             ratio, bar, is_met, {"events_per_s": rate}),
-        Row("its memory", f"{peak_mb:.0f} MB", "", None, f"<= {MOST_MB} MB", peak_mb <= MOST_MB, {"mb": peaks_mb}),
+        Row("consumer: memory", f"{peak_mb:.0f} MB", "", None, f"<= {MOST_MB} MB", peak_mb <= MOST_MB, {"mb": peaks_mb}),
     ]  # fmt: skip
 
 

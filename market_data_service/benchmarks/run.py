@@ -16,11 +16,11 @@ from typing import NoReturn
 import psutil
 
 from benchmarks import backlog, cached, jobs, latency, load, memory, misses, relay
-from benchmarks.stage import FULL, MEGABYTE, QUICK, BenchError, Stage, WrongAnswerError, open_database
+from benchmarks.stage import FULL, MEGABYTE, QUICK, BenchError, Scale, Stage, WrongAnswerError, open_database
 from benchmarks.table import Row, text
 from broker.processes import Interrupted, catch_signals
 from local import ROOT
-from sor.errors import SorError
+from sor.errors import SorError, UsageError
 
 BENCHES: dict[str, Callable[[Stage], list[Row]]] = {
     "cached": cached.rows,
@@ -49,6 +49,8 @@ def main(description: str | None, argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     names = flags.only or list(BENCHES)
+    if flags.json and not flags.json.parent.is_dir():
+        raise UsageError(f"--json is {flags.json}; {flags.json.parent} must be a folder")
     if WITH_WRK & set(names):
         load.program()
     with tempfile.TemporaryDirectory(prefix="market-data-bench-", ignore_cleanup_errors=True) as folder:
@@ -56,13 +58,21 @@ def _run(flags: argparse.Namespace) -> int:
         with Stage(Path(folder), QUICK if flags.quick else FULL, say=_say) as stage:
             before = os.getloadavg()[0]
             found = [row for name in names for row in measured(stage, name)]
-            machine = _machine(stage) + f"; load {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end"
-    print(text(found))
-    print(f"\n{machine}")
+            machine = f"{_machine(stage)}; load {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end"
     if flags.json:
-        kept = {"machine": machine, "scale": asdict(stage.scale), "rows": [asdict(row) for row in found]}
-        flags.json.write_text(json.dumps(kept, indent=1) + "\n")
+        flags.json.write_text(json.dumps(kept(found, machine, stage.scale), indent=1) + "\n")
+    return report(found, machine)
+
+
+def report(found: Sequence[Row], machine: str) -> int:
+    """Print the table; 1 if a bar is missed."""
+    print(f"{text(found)}\n\n{machine}")
     return 0 if all(row.is_met for row in found) else 1
+
+
+def kept(found: Sequence[Row], machine: str, scale: Scale) -> dict[str, object]:
+    """What --json holds."""
+    return {"machine": machine, "scale": asdict(scale), "rows": [asdict(row) for row in found]}
 
 
 def measured(stage: Stage, name: str) -> list[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import threading
-import time
 from typing import Any
 
 import psycopg
@@ -16,6 +15,7 @@ from app.jobs import Job, LeaseLostError
 
 MINUTE = datetime.timedelta(minutes=1)
 INTERVAL_MIN = 10
+WAITERS = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def run(connection: Connection, steps: Steps[Any]) -> Any:
@@ -109,7 +109,9 @@ def test_several_symbols_are_stored_all_or_none(db):
     assert run(db, jobs.listing(10)) == [kept]
 
 
-def test_two_requests_for_the_same_symbols_in_opposite_orders_do_not_block_each_other(db, database_settings):
+def test_two_requests_for_the_same_symbols_in_opposite_orders_do_not_block_each_other(
+    db, database_settings, eventually
+):
     """Both wait for the row in the middle: whoever took rows in the order of its request would hold what the other needs."""
     symbols = [f"S{number}" for number in range(9)]
     run(db, jobs.upsert(symbols, "replay", 60, False))
@@ -120,14 +122,11 @@ def test_two_requests_for_the_same_symbols_in_opposite_orders_do_not_block_each_
             done.extend(job.symbol for job in run(connection, jobs.upsert(order, "replay", 30, False)))
 
     threads = [threading.Thread(target=post, args=(order,)) for order in (symbols, symbols[::-1])]
-    with db.transaction():
-        db.execute("SELECT FROM polling_job_configs WHERE symbol = 'S4' FOR UPDATE")
+    with database.connect(database_settings, "holder") as holder, holder.transaction():
+        holder.execute("SELECT FROM polling_job_configs WHERE symbol = 'S4' FOR UPDATE")
         for thread in threads:
             thread.start()
-        while (
-            db.execute("SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone()["n"] < 2
-        ):
-            time.sleep(0.01)
+        eventually(lambda: db.execute(WAITERS).fetchone()["n"] == 2)
     for thread in threads:
         thread.join()
     assert sorted(done) == sorted(2 * symbols)

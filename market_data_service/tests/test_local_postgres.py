@@ -90,10 +90,13 @@ def test_a_pid_file_that_names_another_program_by_now_does_not_matter(server: Em
     server.kill()
     pid_file = server.data / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
-    pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
-    assert not server.is_running
-    server.start()
-    assert answer(server.url, "SELECT 1") == 1
+    with subprocess.Popen(["sleep", "60"], **Account.for_data(server.data).popen) as other:  # of the same user
+        pid_file.write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
+        assert not server.is_running
+        server.start()
+        assert answer(server.url, "SELECT 1") == 1
+        assert other.poll() is None
+        other.kill()
 
 
 def test_only_the_password_lets_in_and_only_over_tcp_on_loopback(server: EmbeddedPostgres) -> None:

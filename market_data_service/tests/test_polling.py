@@ -482,7 +482,7 @@ def test_a_poller_leases_no_more_than_it_has_threads_for(db, poll, eventually):
     asked.go.clear()
     poll(asked, most=3)
     eventually(lambda: len(asked.calls) == 3)
-    time.sleep(IDLE_S)
+    time.sleep(polling.LOOK_S + IDLE_S)
     assert count(db, "polling_job_configs WHERE lease_owner IS NOT NULL") == 3
     asked.go.set()
     eventually(lambda: is_idle(db))
@@ -617,6 +617,24 @@ def test_the_database_is_away_when_a_price_is_to_be_stored(db, postgres, databas
         assert (asked.calls, runs(again)) == (["AAPL"], {"AAPL": 1})
         database.run(again, jobs.upsert(["MSFT"], "replay", 60, False))
         eventually(lambda: runs(again)["MSFT"] == 1)
+
+
+def test_the_database_is_away_for_longer_than_a_lease_and_the_slot_is_run_again(
+    db, postgres, database_settings, poll, caplog, eventually
+):
+    add(db)
+    asked = StandIn()
+    asked.go.clear()
+    poll(asked, lease_s=1.0)
+    eventually(lambda: asked.calls)
+    postgres.kill()
+    asked.go.set()
+    eventually(lambda: "ends with its lease" in caplog.text)
+    postgres.start()
+    with database.connect(database_settings, "test") as again:
+        eventually(lambda: is_idle(again))
+        assert (asked.calls, runs(again)) == (["AAPL", "AAPL"], {"AAPL": 1})
+        assert count(again, "polling_job_configs WHERE failures > 0") == 0
 
 
 def test_a_poller_ends_although_the_database_is_away(db, postgres, database_settings, start, eventually):

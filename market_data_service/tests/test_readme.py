@@ -49,8 +49,8 @@ RUN_BY = {
     "make run": "test_run_local.py::test_everything_comes_up_answers_as_the_seed_says_and_is_gone_after_sigterm",
     "make replay": "test_run_local.py::test_everything_comes_up_answers_as_the_seed_says_and_is_gone_after_sigterm",
     "make test": "test_setup.py::test_make_runs_what_it_says",
-    "make lint": "test_setup.py::test_make_runs_what_it_says",
-    "make bench": "test_setup.py::test_make_runs_what_it_says",
+    "make lint": "test_commands.py::test_flake8_finds_nothing",
+    "make bench": "test_bench.py::test_bench_says_what_it_does_and_what_is_wrong",
 }
 BY_HAND = ["python -m venv venv", "source venv/bin/activate", "pip install -r requirements.txt"]
 WORKERS = {  # and what they write into the table of heartbeats

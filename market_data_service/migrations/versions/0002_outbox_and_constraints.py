@@ -57,7 +57,7 @@ SET fetched_at = coalesce((SELECT fetched_at FROM raw_responses WHERE id = price
 ALTER TABLE market_prices
     ALTER COLUMN fetched_at SET NOT NULL,
     ALTER COLUMN fetched_at SET DEFAULT now(),
-    ADD CONSTRAINT ck_market_prices_price_positive CHECK (price > 0),
+    ADD CONSTRAINT ck_market_prices_price_positive CHECK (price > 0 AND price < 'NaN'),
     ADD CONSTRAINT uq_market_prices_symbol_provider_ts UNIQUE (symbol, provider, ts),
     ADD CONSTRAINT fk_market_prices_raw_response_id FOREIGN KEY (raw_response_id)
         REFERENCES raw_responses (id) ON DELETE SET NULL;
