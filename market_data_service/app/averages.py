@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from app.database import Connection
 
 Touched = tuple[str, str, datetime.datetime]  # symbol, provider, ts of a price that is new or was corrected
-LOCK = 0x6D61_0001  # advisory: shared by who updates some averages, exclusive by who makes them all anew
+LOCK = 0x6D61_0001  # advisory: who writes averages does so alone, or an older snapshot could win
 
 _PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
 
@@ -23,7 +23,7 @@ _PLANS = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off"
 _UPDATE = """
 WITH asked AS MATERIALIZED (
     SELECT symbol, provider, ts, number
-    FROM unnest(%(symbols)s::text[], %(providers)s::text[], %(times)s::timestamptz[])
+    FROM unnest(%(symbols)b::text[], %(providers)b::text[], %(times)b::timestamptz[])
         WITH ORDINALITY AS given (symbol, provider, ts, number)
 ), touched AS MATERIALIZED (
     SELECT symbol, provider, ts, lag(ts, 1, '-infinity') OVER here AS before_ts, lead(ts, 1, 'infinity') OVER here AS after_ts
@@ -154,7 +154,7 @@ def prepare(connection: Connection) -> None:
 def update(connection: Connection, touched: Sequence[Touched], window: int) -> Updated:
     """Make the averages of touched prices, and of those that follow them, what the prices now say; in the caller's transaction.
 
-    The caller holds LOCK, shared, since an earlier statement of the transaction: what others wrote under it is seen then.
+    The caller holds LOCK since an earlier statement of the transaction: what others wrote under it is seen then.
 
     Parameters
     ----------

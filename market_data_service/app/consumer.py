@@ -54,7 +54,7 @@ WITH advanced AS (
       AND kept.partition = new.partition AND kept.next_offset = new.before
     RETURNING kept.partition
 )
-SELECT count(*) AS advanced, pg_advisory_xact_lock_shared(%(lock)s) FROM advanced
+SELECT count(*) AS advanced, pg_advisory_xact_lock(%(lock)s) FROM advanced
 """
 
 _ANEW = "partition %d ends at %d, before the stored offset %d: the topic was made anew; reading it from the beginning"

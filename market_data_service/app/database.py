@@ -50,13 +50,11 @@ def is_away(error: BaseException) -> bool:
 def run(connection: Connection, steps: Steps[Result]) -> Result:
     """What the steps return, each executed on `connection`."""
     row: Row | None = None
-    started = False
     while True:
         try:
-            sql, values = steps.send(row) if started else next(steps)
+            sql, values = steps.send(row)
         except StopIteration as end:
             return end.value
-        started = True
         cursor = connection.execute(sql, values)
         row = cursor.fetchone() if cursor.description else None
 
@@ -64,12 +62,10 @@ def run(connection: Connection, steps: Steps[Result]) -> Result:
 async def run_async(connection: AsyncConnection, steps: Steps[Result]) -> Result:
     """What the steps return, each executed on `connection`."""
     row: Row | None = None
-    started = False
     while True:
         try:
-            sql, values = steps.send(row) if started else next(steps)
+            sql, values = steps.send(row)
         except StopIteration as end:
             return end.value
-        started = True
         cursor = await connection.execute(sql, values)
         row = await cursor.fetchone() if cursor.description else None

@@ -7,7 +7,7 @@ ServiceError
     ├── RateLimitedError         it asked for fewer calls
     ├── ProviderTimeoutError     it did not answer in time
     ├── ProviderNetworkError     it could not be reached, or answered with something that is not its format
-    └── BadPriceError            its price is not a number, infinite, not above zero or too large to store
+    └── BadPriceError            its price is not a number, infinite, not above zero, too large to store, or of the future
 """
 
 
@@ -59,4 +59,4 @@ class ProviderNetworkError(ProviderError):
 
 
 class BadPriceError(ProviderError):
-    """The provider's price cannot be stored: NaN, infinite, not above zero, or 10^12 and more."""
+    """The provider's price cannot be stored: NaN, infinite, not above zero, 10^12 and more, or of a time yet to come."""

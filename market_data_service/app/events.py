@@ -141,13 +141,19 @@ def _parse(value: bytes) -> PriceEvent:
     try:
         value.decode()
         wire = _decoder.decode(value)
-        timestamp = msgspec.convert(wire.timestamp, Time)
+        timestamp = msgspec.convert(wire.timestamp, Time).astimezone(datetime.timezone.utc)
     except UnicodeDecodeError as error:
         raise BadEventError("not_utf8", str(error)) from None
     except msgspec.ValidationError as error:
         raise BadEventError("schema", str(error)) from None
     except msgspec.DecodeError as error:
         raise BadEventError("not_json", str(error)) from None
+    except RecursionError:
+        raise BadEventError("schema", "brackets within brackets, too deep to be read") from None
+    except OverflowError:
+        raise BadEventError(
+            "schema", f"timestamp is {wire.timestamp}; in UTC it must be of the years 1 to 9999"
+        ) from None
     return PriceEvent(wire.symbol, _price(bytes(wire.price).decode()), timestamp, wire.provider, wire.raw_response_id)
 
 

@@ -29,6 +29,7 @@ from app.single_flight import SingleFlight
 BUSY_RETRY_S = 1.0
 LOCK_EXTRA_S = 5.0  # another process holds the lock for a call and a transaction
 
+_WAIT = "SELECT set_config('lock_timeout', %(most)s, true), set_config('statement_timeout', '0', true)"
 _LOCK = "SELECT pg_advisory_lock(hashtextextended(%(key)s, 1))"
 _UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%(key)s, 1))"
 
@@ -144,7 +145,7 @@ class Fetcher:
 
 def _look_locked(symbol: str, provider: str, wait_s: float) -> Steps[Latest | None]:
     """The latest price, once the session has the lock of the symbol; it keeps it after the transaction."""
-    yield "SELECT set_config('lock_timeout', %(most)s, true)", {"most": f"{wait_s:.3f}s"}
+    yield _WAIT, {"most": f"{wait_s:.3f}s"}
     yield _LOCK, {"key": key_of(provider, symbol)}
     row = yield prices.LATEST, {"symbols": [symbol], "providers": [provider]}
     return None if row is None else Latest(**row)

@@ -146,7 +146,7 @@ SET last_error = %(error)s, failures = failures + 1, lease_owner = NULL, lease_u
 
 
 def upsert(symbols: Sequence[str], provider: str, interval_minutes: int, backfill: bool) -> Steps[list[Job]]:
-    """A job for each symbol, in the order given; new ones are due now, pollers are told.
+    """A job for each symbol, once, in the order given; new ones are due now, pollers are told.
 
     One that is there keeps its id, gets the interval, is resumed if it was paused, and runs next at the latest one
     interval from now; one that failed keeps its wait.

@@ -27,6 +27,7 @@ from kafka.errors import (
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
 )
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.structs import OffsetAndMetadata
 
@@ -46,6 +47,7 @@ JOIN_MS = 3_000
 MOST_OUTSIDE_S = 90.0  # longer than others of the group may keep it waiting
 METADATA_MS = 30_000  # by then a partition that was added is seen
 FETCH_BYTES = 256 * 1024
+FLUSH_S = 0.5
 CLOSE_S = 2.0
 MOST_VALUE = 900_000  # bytes; with headers it stays below the megabyte that brokers take
 
@@ -141,17 +143,17 @@ class Publisher:
         send = self._producer.send
         with _as_away(self._settings):
             sent = [send(each.topic, each.value, each.key, each.headers) for each in messages]
-            while not all(future.is_done for future in sent):
-                self._flush(is_stopped)
+            deadline = time.monotonic() + DELIVERY_MS / 1000 + 1  # kafka-python now and then forgets its own
+            while not self._is_sent(sent) and not is_stopped() and time.monotonic() < deadline:
+                time.sleep(0.001)
             for future in sent:
                 future.get(0)
 
-    def _flush(self, is_stopped: Callable[[], bool]) -> None:
-        try:
-            self._producer.flush(timeout=1)
-        except KafkaTimeoutError:
-            if is_stopped():
-                raise
+    def _is_sent(self, sent: Sequence[Future]) -> bool:
+        """Wait up to FLUSH_S for the broker's answers; whether all are there, good or bad."""
+        with contextlib.suppress(KafkaTimeoutError):
+            self._producer.flush(timeout=FLUSH_S)
+        return all(future.is_done for future in sent)
 
     def close(self) -> None:
         """Give up what is not acknowledged."""

@@ -158,7 +158,11 @@ def main() -> int:
         return 2
     _log_to_stderr(settings)
     config = uvicorn.Config(
-        app, log_config=None, access_log=settings.log_level == "DEBUG", timeout_graceful_shutdown=GRACE_S
+        app,
+        log_config=None,
+        access_log=settings.log_level == "DEBUG",
+        timeout_graceful_shutdown=GRACE_S,
+        ws="none",
     )
     with listener:
         server = _Server(config)

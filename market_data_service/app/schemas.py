@@ -5,6 +5,7 @@ Answers are written by msgspec, with exact decimals; the models of answers only 
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Annotated, Any, Literal
 
@@ -60,7 +61,15 @@ def _time_text(value: Any) -> Any:
     return value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_time_text)]
+def _utc(time: datetime.datetime) -> datetime.datetime:
+    """PostgreSQL takes offsets below 16 hours only."""
+    try:
+        return time.astimezone(datetime.timezone.utc)
+    except OverflowError:
+        raise ValueError("in UTC it must be of the years 1 to 9999") from None
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_time_text), AfterValidator(_utc)]
 
 
 class HistoryQuestion(Question):
@@ -122,8 +131,8 @@ class PollSeveral(_Poll):
 
     @property
     def wanted(self) -> list[str]:
-        """The symbols, each once."""
-        return list(dict.fromkeys(self.symbols))
+        """The symbols."""
+        return self.symbols
 
 
 def _form(body: Any) -> str:

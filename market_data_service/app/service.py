@@ -104,6 +104,8 @@ def main(
     work: Work,
     argv: Sequence[str] | None = None,
     add_flags: Callable[[argparse.ArgumentParser], None] | None = None,
+    *,
+    has_metrics: bool = True,
 ) -> int:
     """Run `work(settings, stop, flags)`; its exit code, which is 0 where it returns None.
 
@@ -117,12 +119,14 @@ def main(
         The words of the command line after the program's name; None takes the process's.
     add_flags
         Adds the program's own flags.
+    has_metrics
+        Whether they are served on METRICS_PORT: not those of a tool, which runs beside the program that has the port.
     """
     flags = _flags(description, argv, add_flags)
     try:
         given = settings.load()
         _log_to_stderr(name, given.log_level)
-        with _metrics(given):
+        with _metrics(given.metrics_port if has_metrics else 0, given.api_host):
             return _run(work, given, flags)
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -254,16 +258,15 @@ def _log_to_stderr(name: str, level: str) -> None:
 
 
 @contextlib.contextmanager
-def _metrics(given: Settings) -> Iterator[None]:
-    """Metrics are served on METRICS_PORT for the block, where that is not 0."""
-    if not given.metrics_port:
+def _metrics(port: int, host: str) -> Iterator[None]:
+    """Metrics are served on the port for the block, where that is not 0."""
+    if not port:
         yield
         return
     try:
-        server, thread = prometheus_client.start_http_server(given.metrics_port, given.api_host)
+        server, thread = prometheus_client.start_http_server(port, host)
     except OSError as error:
-        where = f"{given.api_host}:{given.metrics_port}"
-        raise SettingsError(f"METRICS_PORT: {where} cannot be listened on: {error.strerror}") from None
+        raise SettingsError(f"METRICS_PORT: {host}:{port} cannot be listened on: {error.strerror}") from None
     try:
         yield
     finally:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psycopg
 from dotenv import dotenv_values
+from psycopg.conninfo import conninfo_to_dict
 
 from app.errors import SettingsError
 
@@ -66,9 +68,42 @@ def _one_of(*names: str) -> Parse:
 
 def _database_url(text: str) -> str:
     plain = text.replace("postgresql+psycopg://", "postgresql://", 1)
-    if not plain.startswith(SCHEMES):
-        raise ValueError("a URL that begins with postgresql://")
+    hosts, ports = _place_of(plain)
+    if not plain.startswith(SCHEMES) or not re.fullmatch(r"[0-9,]*", ports) or not all(map(_is_name, hosts.split(","))):
+        raise ValueError("a URL such as postgresql://user:password@host:5432/database")
     return plain
+
+
+def _place_of(database_url: str) -> tuple[str, str]:
+    """Hosts and ports, comma-separated. What libpq cannot read has none: its own words repeat parts of the password."""
+    try:
+        parts = conninfo_to_dict(database_url)
+    except psycopg.ProgrammingError:
+        return "", "none: this is no URL of a database"
+    return str(parts.get("host", "")), str(parts.get("port", ""))
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/@]+", text) or not _is_name(text):
+        raise ValueError("a host name or address")
+    return text
+
+
+def _is_name(host: str) -> bool:
+    """Python's resolver fails with a UnicodeError at an empty part of a name, and at one of 64 characters."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
+def _servers(text: str) -> str:
+    found = re.fullmatch(r"[^\s,]+:[0-9]{1,5}(,[^\s,]+:[0-9]{1,5})*", text)
+    pairs = [each.rpartition(":") for each in text.split(",")]
+    if not found or not all(_is_name(host) and 0 < int(port) < 65_536 for host, _, port in pairs):
+        raise ValueError("host:port, comma-separated")
+    return text
 
 
 def _setting(default: Any, parse: Parse, env: str, *, secret: bool = False) -> Any:
@@ -76,9 +111,7 @@ def _setting(default: Any, parse: Parse, env: str, *, secret: bool = False) -> A
 
 
 _anything = _text(r"(?s).*", "text")
-_name = _text(r"[\w.-]{1,249}", "1 to 249 letters, digits, dots, dashes and underscores")
-_host = _text(r"[^\s/@]+", "a host name or address")
-_servers = _text(r"[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*", "host:port, comma-separated")
+_name = _text(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,249}", "1 to 249 letters, digits, dots, dashes and underscores")
 _port = _number(int, 1, 65_535)
 
 
@@ -112,6 +145,10 @@ class Settings:
     log_level: str = _setting("INFO", _one_of(*LOG_LEVELS), "LOG_LEVEL")
 
     def __post_init__(self) -> None:
+        if self.kafka_topic == self.kafka_dlq_topic:
+            raise SettingsError(
+                f"KAFKA_DLQ_TOPIC is {self.kafka_dlq_topic!r}, as KAFKA_TOPIC; it must be another topic"
+            )
         if self.kafka_security_protocol.startswith("SASL") and not self.kafka_sasl_username:
             raise SettingsError(
                 f"KAFKA_SASL_USERNAME is empty; KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs a user"
@@ -138,11 +175,18 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | str = ".env"
     Raises
     ------
     SettingsError
-        If a value is not what its variable must hold.
+        If a value is not what its variable must hold, or the file cannot be read.
     """
-    kept = {name: value for name, value in dotenv_values(env_file).items() if value is not None}
-    given = kept | dict(os.environ if environ is None else environ)
+    given = read_file(env_file) | dict(os.environ if environ is None else environ)
     return Settings(**{each.name: _value(each, given.get(each.metadata["env"], "")) for each in fields(Settings)})
+
+
+def read_file(env_file: Path | str) -> dict[str, str]:
+    """The variables of the file, none where there is no file. Raises SettingsError where it cannot be read."""
+    try:
+        return {name: value for name, value in dotenv_values(env_file).items() if value is not None}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file} cannot be read: {error}") from None
 
 
 def _value(setting: Field[Any], text: str) -> Any:

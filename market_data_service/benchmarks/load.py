@@ -91,5 +91,6 @@ def _unpack() -> None:
 
 
 def _environment() -> dict[str, str]:
-    libraries = [str(each.parent) for each in UNPACKED.glob("usr/lib/*/libluajit*.so.*")][:1]
-    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")])}
+    libraries = {str(each.parent) for each in UNPACKED.glob("usr/lib/*/libluajit*.so.*")}
+    places = [*libraries, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return os.environ | ({"LD_LIBRARY_PATH": os.pathsep.join(places)} if places else {})

@@ -21,8 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dotenv import dotenv_values
-
 from app import settings
 from app.errors import SettingsError
 from app.settings import Settings
@@ -102,7 +100,7 @@ def main(description: str | None, argv: Sequence[str] | None = None) -> int:
     flags = _parser(description).parse_args(argv)
     try:
         asked = plan(flags)
-        asked.folder.mkdir(parents=True, exist_ok=True)
+        _make(asked.folder)
         with _alone(asked.folder):
             Local(asked).run()
     except Interrupted as interrupted:
@@ -123,7 +121,7 @@ def plan(flags: argparse.Namespace) -> Plan:
         If a value is not what it must be.
     """
     env_file = SERVICE / ".env"
-    given = {name: text for name, text in {**dotenv_values(env_file), **os.environ}.items() if text}
+    given = {name: text for name, text in {**settings.read_file(env_file), **os.environ}.items() if text}
     return Plan(
         settings=settings.load(env_file=env_file),
         folder=flags.dir.resolve(),
@@ -359,6 +357,13 @@ def _get(url: str) -> dict[str, Any]:
             return json.load(response)
     except (OSError, ValueError):
         return {}
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--dir: {folder} cannot be made: {error.strerror}") from None
 
 
 def _port(given: Mapping[str, str], name: str, default: int) -> int:

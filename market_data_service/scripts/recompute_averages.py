@@ -37,4 +37,4 @@ def work(settings: Settings, _stop: Stop, flags: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(service.main("recompute_averages", __doc__, work, add_flags=add_flags))
+    sys.exit(service.main("recompute_averages", __doc__, work, add_flags=add_flags, has_metrics=False))

@@ -26,7 +26,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's own flags."""
     parser.add_argument("--dry-run", action="store_true", help="count by reason; change nothing")
     parser.add_argument("--reason", choices=events.REASONS, help="only those set aside for this reason")
-    parser.add_argument("--since", type=_time, help="only those that first failed then or later (ISO 8601; UTC if not said)")
+    parser.add_argument(
+        "--since", type=_time, help="only those that first failed then or later (ISO 8601; UTC if not said)"
+    )
     parser.add_argument("--max", type=_count, help="at most so many")
     parser.add_argument("--max-attempts", type=_count, default=5, help="tried so often, a message is quarantined (5)")
 
@@ -69,4 +71,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(service.main("replay_dlq", __doc__, work, add_flags=add_flags))
+    sys.exit(service.main("replay_dlq", __doc__, work, add_flags=add_flags, has_metrics=False))

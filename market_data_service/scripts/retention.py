@@ -97,4 +97,4 @@ def _days(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(service.main("retention", __doc__, work, add_flags=add_flags))
+    sys.exit(service.main("retention", __doc__, work, add_flags=add_flags, has_metrics=False))

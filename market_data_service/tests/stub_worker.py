@@ -34,7 +34,7 @@ class Stub:
             running = self._running
         try:
             body = getattr(self, f"_{symbol.partition(':')[0].lower()}")(symbol) or {}
-            return Quote(symbol, self.name, Decimal("1.5"), AT, {"running": running, **body})
+            return Quote(symbol, self.name, Decimal("1.5"), body.pop("ts", AT), {"running": running, **body})
         finally:
             with self._lock:
                 self._running -= 1
@@ -56,6 +56,11 @@ class Stub:
 
     def _break(self, symbol: str) -> None:
         raise RuntimeError("a fault of the library")
+
+    def _ahead(self, symbol: str) -> dict[str, datetime.datetime]:
+        """Of a time that comes in as many seconds as the symbol says."""
+        ahead = datetime.timedelta(seconds=float(symbol.partition(":")[2]))
+        return {"ts": datetime.datetime.now(datetime.timezone.utc) + ahead}
 
     def _nan(self, symbol: str) -> dict[str, float]:
         return {"close": float("nan")}

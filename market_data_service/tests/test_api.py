@@ -674,6 +674,13 @@ class TestHistory:
         span = {"from": stored[24].astimezone(eastern).isoformat()}
         assert len(api.get("/prices/history", params={"symbol": "AAPL"} | span).json()["prices"]) == 1
 
+    def test_any_offset_below_24_hours_is_understood(self, api, stored) -> None:
+        far_east = datetime.timezone(datetime.timedelta(hours=23))
+        span = {"from": stored[24].astimezone(far_east).isoformat()}
+        assert len(api.get("/prices/history", params={"symbol": "AAPL"} | span).json()["prices"]) == 1
+        before_all = api.get("/prices/history", params={"symbol": "AAPL", "from": "0001-01-01T00:00:00+23:00"})
+        assert before_all.status_code == 422
+
     def test_prices_before_1970_have_cursors_too(self, api, db) -> None:
         old = datetime.datetime(1962, 1, 2, tzinfo=datetime.timezone.utc)
         store(db, "IBM", ("1", old), ("2", old + DAY), ("3", old + 2 * DAY))

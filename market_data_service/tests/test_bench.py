@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -186,6 +187,14 @@ def test_jobs_a_slot_that_is_leased_twice_is_noticed(stage: Stage, monkeypatch: 
     assert row.figures["processes"][0] >= row.figures["scheduler"][0] >= 0
 
 
+def test_a_machine_without_wrk_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(load, "UNPACKED", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchError, match="wrk is missing") as raised:
+        load.program.__wrapped__()
+    assert raised.value.exit_code == 1
+
+
 def test_a_wrong_answer_is_a_row_of_the_table_and_an_exit_code(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,7 +235,12 @@ def test_the_averages_that_must_come_out_are_by_definition() -> None:
     assert series.averages_of(prices[:4], 5) == {}
 
 
-def test_bench_says_what_it_does_and_what_is_wrong(tmp_path) -> None:
+def test_the_docs_name_every_benchmark() -> None:
+    page = (SERVICE / "docs" / "benchmarks.md").read_text()
+    assert [name for name in run.BENCHES if f"| `{name}` |" not in page] == []
+
+
+def test_bench_says_what_it_does_and_what_is_wrong(tmp_path: Path) -> None:
     def ended(*words: str) -> tuple[int, str]:
         line = [sys.executable, BENCH, *words]
         done = subprocess.run(line, cwd=SERVICE, capture_output=True, text=True, timeout=60, check=False)
@@ -242,13 +256,13 @@ def test_bench_says_what_it_does_and_what_is_wrong(tmp_path) -> None:
 
 
 def test_bench_that_is_ended_leaves_nothing_running(
-    start: Callable[..., Program], database_settings: Settings, eventually: Callable[..., Any], tmp_path
+    start: Callable[..., Program], database_settings: Settings, eventually: Callable[..., Any]
 ) -> None:
     bench = start(BENCH, "--quick", "--only", "jobs", settings=database_settings, TMPDIR="/tmp")
     eventually(lambda: any("poller.py" in command_line(each.pid) for each in _family(bench)))
     family = _family(bench)
-    assert bench.stop() == 143
-    assert [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+    assert bench.stop(60) == 143
+    eventually(lambda: not [each.pid for each in family if command_line(each.pid)])
 
 
 def _family(program: Program) -> list[psutil.Process]:

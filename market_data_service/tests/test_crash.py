@@ -211,7 +211,7 @@ def test_demonstration_5_poison_among_good_messages(db: Connection, settings: Se
     taken = db.execute("SELECT key, payload FROM outbox ORDER BY id").fetchall()
     db.execute("DELETE FROM outbox")
     poison = iter([damaged(damages[int(row["key"][-1])], row, settings) for row in taken])
-    store_many(db, settings, [(f"S{n % 10}", n // 10, Decimal(n + 1) / 7) for n in range(9_910)])
+    store_many(db, settings, [(f"S{n % 10}", n // 10, Decimal(n + 1) / 8) for n in range(9_910)])
     missing = db.execute("DELETE FROM market_prices WHERE symbol ~ 'S' AND ts = %s RETURNING *", [at(500)]).fetchall()
     with Publisher(settings) as publisher:
         while relay.publish_batch(db, publisher):

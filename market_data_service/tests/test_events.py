@@ -74,6 +74,11 @@ def test_the_timestamp_goes_out_in_utc_with_its_offset():
     assert '"timestamp":"2025-06-15T20:30:00Z"' in events.encode(made)
 
 
+def test_a_timestamp_is_read_as_utc_for_postgresql_refuses_offsets_of_16_hours_and_more():
+    read = events.decode(value(timestamp="2025-06-15T20:30:27+23:00"), [], NOW).timestamp
+    assert read.isoformat() == "2025-06-14T21:30:27+00:00"
+
+
 def test_an_event_that_its_readers_would_refuse_is_not_written():
     for symbol, price in (("aapl", "1"), ("AAPL", "0"), ("AAPL", "0.0000001"), ("AAPL\n", "1")):
         with pytest.raises(BadEventError):
@@ -116,12 +121,15 @@ def test_headers_carry_id_version_and_the_trace_where_there_is_one():
         (value(price=1e12), "schema"),
         (value(price=0.0000001), "schema"),
         (value(price=None), "schema"),
+        (value().replace(b"196.45", b"[" * 100_000 + b"]" * 100_000), "schema"),
         (value(symbol="aapl"), "schema"),
         (value(symbol="AAPL\n"), "schema"),
         (value(timestamp="2025-06-15T20:30:27"), "schema"),
         (value(timestamp="2025-06-15 20:30:27Z"), "schema"),
         (value(timestamp="2025-02-29T00:00:00Z"), "schema"),
         (value(timestamp=1750019427), "schema"),
+        (value(timestamp="0001-01-01T00:00:00+23:59"), "schema"),
+        (value(timestamp="9999-12-31T23:59:59-00:01"), "schema"),
         (value(raw_response_id=1), "schema"),
         (value(currency="USD"), "schema"),
         (value(timestamp="2025-06-15T20:35:30.000001Z"), "future_timestamp"),
@@ -145,16 +153,21 @@ def test_another_version_is_refused_whatever_the_message_holds():
 
 
 def is_date_time(text: object) -> bool:
-    """RFC 3339's date-time by its own words: a day of the calendar, a time of the clock, an offset below 24 hours."""
+    """RFC 3339's date-time by its own words: a day of the calendar, a time of the clock, an offset below 24 hours.
+
+    In UTC it is of the years 1 to 9999.
+    """
     found = re.fullmatch(
-        r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|[+-](\d\d):(\d\d))", str(text), re.ASCII
+        r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", str(text), re.ASCII
     )
     if not found:
         return not isinstance(text, str)
-    year, month, day, hour, minute, second, *offset = (int(each or 0) for each in found.groups())
+    *clock, sign, hours, minutes = found.groups(default="0")
+    year, month, day, hour, minute, second, *offset = map(int, (*clock, hours, minutes))
+    east = datetime.timedelta(hours=offset[0], minutes=offset[1])
     try:
-        datetime.datetime(year or 4, month, day, hour, minute, min(second, 59))
-    except ValueError:
+        datetime.datetime(year or 4, month, day, hour, minute, min(second, 59)) + (east if sign == "-" else -east)
+    except (ValueError, OverflowError):
         return False
     return second <= 60 and offset[0] < 24 and offset[1] < 60
 

@@ -21,7 +21,14 @@ import psutil
 import pytest
 
 from app import errors
-from app.errors import ProviderError, ProviderNetworkError, ProviderTimeoutError, RateLimitedError, UnknownSymbolError
+from app.errors import (
+    BadPriceError,
+    ProviderError,
+    ProviderNetworkError,
+    ProviderTimeoutError,
+    RateLimitedError,
+    UnknownSymbolError,
+)
 from app.providers.base import Quote
 from app.providers.process import ProviderProcess, SyncProviderProcess
 from app.settings import Settings
@@ -119,6 +126,12 @@ def test_a_fault_of_a_library_is_a_provider_error_that_names_it(stub: Start) -> 
 
 def test_a_response_with_nan_is_an_error_and_not_broken_json(stub: Start) -> None:
     assert "not JSON compliant" in str(failure(stub(), "NAN"))
+
+
+def test_a_price_of_a_time_yet_to_come_is_bad_for_it_would_stay_the_newest(stub: Start) -> None:
+    process = stub()
+    assert isinstance(failure(process, "AHEAD:330"), BadPriceError)
+    assert process.latest("stub", "AHEAD:270").price == Decimal("1.5"), "a clock may go a little fast"
 
 
 def test_what_libraries_print_or_read_does_not_touch_the_pipes(stub: Start, capfd: pytest.CaptureFixture[str]) -> None:
@@ -362,7 +375,7 @@ def test_yahoo_is_asked_by_no_more_than_the_set_number_at_once(process: SyncProv
 
 
 def test_a_slow_yahoo_ends_in_time_and_keeps_the_child(yahoo: Yahoo) -> None:  # noqa: F811
-    process = SyncProviderProcess(replace(SETTINGS, provider_timeout_seconds=1.0))
+    process = SyncProviderProcess(replace(SETTINGS, provider_timeout_seconds=3.0))
     process.latest("yfinance", "AAPL")
     pid = process.pid
     yahoo.answer("TSLA", "slow")

@@ -255,6 +255,12 @@ def test_wrong_usage_is_one_line(run_local: Run, words: list[str], environment: 
     assert program.err.count("\n") == 1
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert run.main("", ["--dir", str(tmp_path / "file" / "folder")]) == 2
+    assert capsys.readouterr().err == f"error: --dir: {tmp_path / 'file' / 'folder'} cannot be made: Not a directory\n"
+
+
 def test_a_stand_in_needs_the_packages_of_the_tests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:

@@ -179,6 +179,12 @@ def test_a_taken_metrics_port_is_one_line_and_exit_2(monkeypatch, capsys):
     )
 
 
+def test_a_tool_runs_beside_the_program_that_has_the_metrics_port(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("METRICS_PORT", str(taken.getsockname()[1]))
+        assert service.main("tool", "A tool.", lambda settings, stop, flags: 7, [], has_metrics=False) == 7
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 

@@ -18,20 +18,28 @@ from app.settings import Settings
 SERVICE = Path(__file__).resolve().parents[1]
 
 # Name: default, a good value and what it becomes, bad values.
+DATABASE_URLS_REFUSED = [
+    "mysql://u@h/d",
+    "h:5432",
+    "postgresql:/x",
+    "postgresql://u@h:port/d",
+    "postgresql://u@h/d?color=1",
+    f"postgresql://u@{'x' * 64}/d",
+]
 VARIABLES = {
     "POSTGRES_USER": ("postgres", "reader", "reader", []),
     "POSTGRES_PASSWORD": ("", "p@ss:w/rd%", "p@ss:w/rd%", []),
     "POSTGRES_DB": ("marketdata", "other", "other", []),
-    "POSTGRES_HOST": ("127.0.0.1", "db.example", "db.example", ["a b", "a/b", "user@host"]),
+    "POSTGRES_HOST": ("127.0.0.1", "db.example", "db.example", ["a b", "a/b", "user@host", "a..b", "x" * 64]),
     "POSTGRES_PORT": (5432, "15432", 15432, ["0", "65536", "-1", "x", "5432.0"]),
-    "DATABASE_URL": ("", "postgresql://u@h/d", "postgresql://u@h/d", ["mysql://u@h/d", "h:5432", "postgresql:/x"]),
+    "DATABASE_URL": ("", "postgresql://u@h/d", "postgresql://u@h/d", DATABASE_URLS_REFUSED),
     "KAFKA_BOOTSTRAP_SERVERS": (
         "localhost:9092",
         "a:1,b:2",
         "a:1,b:2",
-        ["localhost", "a:b", "a:1,", ",a:1", "a:1, b:2"],
+        ["localhost", "a:b", "a:1,", ",a:1", "a:1, b:2", "a:0", "a:1,b:65536"],
     ),
-    "KAFKA_TOPIC": ("price-events", "t.1_x-y", "t.1_x-y", ["a topic", "a/b", "x" * 250]),
+    "KAFKA_TOPIC": ("price-events", "t.1_x-y", "t.1_x-y", ["a topic", "a/b", "x" * 250, "..", "t\u00e4st"]),
     "KAFKA_DLQ_TOPIC": ("price-events-dlq", "dlq", "dlq", ["a topic"]),
     "KAFKA_GROUP": ("moving-average-calc", "g", "g", ["a group"]),
     "KAFKA_SECURITY_PROTOCOL": ("PLAINTEXT", "ssl", "SSL", ["TLS", "PLAIN"]),
@@ -94,6 +102,20 @@ def test_a_bad_secret_is_not_repeated():
     assert "DATABASE_URL is what was given" in str(error.value)
 
 
+@pytest.mark.parametrize("url", ["postgresql://u:geh%zzeim@h/d", "postgresql://u:geheim/2@h/d"])
+def test_a_password_that_makes_the_url_unreadable_is_not_repeated(url):
+    with pytest.raises(SettingsError) as error:
+        load(DATABASE_URL=url)
+    assert "geh" not in str(error.value)
+
+
+def test_a_file_of_settings_that_is_no_text_is_told(tmp_path):
+    file = tmp_path / ".env"
+    file.write_bytes(b"MA_WINDOW=\xff\n")
+    with pytest.raises(SettingsError, match=r"\.env cannot be read"):
+        settings.load({}, file)
+
+
 def test_secrets_are_not_in_the_text_of_the_settings():
     given = load(
         POSTGRES_PASSWORD="geheim-1", DATABASE_URL="postgresql://u:geheim-2@h/d", KAFKA_SASL_PASSWORD="geheim-3"
@@ -142,6 +164,11 @@ def test_database_url_wins_over_the_parts(given):
 
 
 # --- what belongs together -------------------------------------------------------------------------------------------
+
+
+def test_dead_letters_must_not_go_where_they_came_from():
+    with pytest.raises(SettingsError, match="KAFKA_DLQ_TOPIC is 'price-events'"):
+        load(KAFKA_DLQ_TOPIC="price-events")
 
 
 def test_sasl_needs_a_user():

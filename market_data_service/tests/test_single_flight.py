@@ -14,9 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from app import connections, database, reads
+from app import connections, database, prices, reads
 from app.connections import Connections, DatabaseSilentError
 from app.errors import RateLimitedError, UnknownSymbolError
+from app.fetching import Fetcher
+from app.providers.base import Quote
 from app.reads import LatestReads
 from app.refusals import MOST_UNKNOWN, Refusals
 from app.settings import Settings
@@ -417,3 +419,47 @@ class TestConnections:
             await pool.close()
 
         in_loop(body)
+
+
+class Never:
+    """A provider that must not be asked."""
+
+    async def latest(self, provider: str, symbol: str) -> Quote:
+        raise AssertionError(symbol)
+
+    async def close(self) -> None:
+        """It runs nothing."""
+
+
+def test_the_wait_for_another_process_fetch_may_take_longer_than_a_statement(
+    database_settings: Settings, db: psycopg.Connection
+) -> None:
+    """The other one holds the lock for 0.8 s, here a statement has 0.3 s; then its price is there."""
+
+    async def connect() -> database.AsyncConnection:
+        made = await database.connect_async(database_settings, "test")
+        await made.execute("SET statement_timeout = '300ms'")
+        return made
+
+    def other_is_done() -> None:
+        wanted = {
+            "topic": "t",
+            "symbol": "A",
+            "provider": "replay",
+            "price": Decimal(1),
+            "ts": datetime.datetime.now(datetime.timezone.utc),
+            "body": {},
+        }
+        database.run(db, prices.store(**wanted))
+        db.execute("SELECT pg_advisory_unlock(hashtextextended('replay:A', 1))")
+
+    async def body() -> None:
+        db.execute("SELECT pg_advisory_lock(hashtextextended('replay:A', 1))")
+        asyncio.get_running_loop().call_later(0.8, other_is_done)
+        pool = Connections(connect, 1)
+        fetcher = Fetcher(database_settings, pool, Never())
+        answer = await fetcher.fetch("A", "replay", 300, None)
+        assert (answer.cache, answer.latest.price) == ("HIT", 1)
+        await pool.close()
+
+    in_loop(body)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +13,6 @@ from fastapi.responses import Response
 
 from app import problems, providers
 from app.connections import Connections
-from app.events import plain
 from app.fetching import Fetcher
 from app.reads import LatestReads
 from app.schemas import ProblemDocument
@@ -84,11 +82,6 @@ def answer(content: Any, status: int = 200, headers: dict[str, str] | None = Non
 def iso(time: datetime.datetime) -> str:
     """The time with its offset."""
     return time.isoformat()
-
-
-def number(price: Decimal) -> Decimal:
-    """The price as it is written: no trailing zeros, no exponent."""
-    return plain(price)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

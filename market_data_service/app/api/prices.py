@@ -23,12 +23,12 @@ from app.api.dependencies import (
     encoded,
     iso,
     known_provider,
-    number,
     running,
     traceparent,
 )
 from app.database import Row
 from app.errors import ProviderError
+from app.events import plain
 from app.prices import HISTORY, MOVING_AVERAGE, Latest
 from app.schemas import AverageQuestion, HistoryQuestion, LatestQuestion
 
@@ -124,7 +124,7 @@ def _price_response(price: Latest, cache: str, if_none_match: str | None) -> Res
     body = encoded(
         {
             "symbol": price.symbol,
-            "price": number(price.price),
+            "price": plain(price.price),
             "timestamp": iso(price.ts),
             "provider": price.provider,
         }
@@ -166,7 +166,7 @@ async def history(question: Annotated[HistoryQuestion, Query()], services: Runni
 
 
 def _past(row: Row) -> dict[str, Any]:
-    return {"price": number(row["price"]), "timestamp": iso(row["ts"]), "fetched_at": iso(row["fetched_at"])}
+    return {"price": plain(row["price"]), "timestamp": iso(row["ts"]), "fetched_at": iso(row["fetched_at"])}
 
 
 def _cursor(ts: datetime.datetime) -> str:
@@ -192,4 +192,4 @@ async def moving_average(question: Annotated[AverageQuestion, Query()], services
         detail = f"{question.symbol} at {question.provider} has no average of {window} prices yet"
         raise problems.Problem(404, "no_average", detail)
     names = {"symbol": question.symbol, "provider": question.provider, "window": window}
-    return answer(names | {"moving_average": number(rows[0]["avg_price"]), "timestamp": iso(rows[0]["ts"])})
+    return answer(names | {"moving_average": plain(rows[0]["avg_price"]), "timestamp": iso(rows[0]["ts"])})

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TextIO
 
 from app import providers
-from app.errors import ProviderError, ServiceError
+from app.errors import BadPriceError, ProviderError, ServiceError
+from app.events import MOST_AHEAD
 from app.providers.base import Provider, Quote, within
 
 _PR_SET_PDEATHSIG = 1
@@ -70,8 +71,8 @@ class Worker:
         asked = self._provider(provider)
         with within(timeout_s):
             if call == "latest":
-                return [plain(asked.latest(symbol))]
-            return [plain(quote) for quote in asked.history(symbol, datetime.datetime.fromisoformat(start))]
+                return [plain(timely(asked.latest(symbol)))]
+            return [plain(timely(quote)) for quote in asked.history(symbol, datetime.datetime.fromisoformat(start))]
 
     def _provider(self, name: str) -> Provider:
         with self._loading:
@@ -89,6 +90,15 @@ def told(error: ProviderError) -> Answer:
         "message": error.message,
         "retry_after_s": getattr(error, "retry_after_s", None),
     }
+
+
+def timely(quote: Quote) -> Quote:
+    """The quote. Raises BadPriceError where it is ahead of the time: it would stay the newest one, whatever came after it."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if quote.ts > now + MOST_AHEAD:
+        message = f"its price is of {quote.ts.isoformat()}; now it is {now.isoformat()}"
+        raise BadPriceError(quote.provider, message)
+    return quote
 
 
 def plain(quote: Quote) -> Answer:
