@@ -84,6 +84,7 @@ def _send_run(settings: config.Settings, start: StartRecord, sender: stream.Send
     checker = Checker(_ns(settings.max_disorder_s))
     sender.send([(contract.encode_record(start), contract.record_headers(start.run_id, START))])
     try:
+        sender.flush()  # a broker takes any batch for the first of a producer that it does not know yet
         with log.progress(start.rows, "row", "sending") as bar, utils.rare_collections():
             pace = Pace(settings.speed, settings.max_gap_s)
             for rows in feed.good_blocks(settings.csv_path, checker):

@@ -45,13 +45,12 @@ def rows(stage: Stage) -> list[Row]:
             stage.program("relay", "scripts/outbox_relay.py", settings=given) as watched,
             stage.program("consumer", "scripts/kafka_consumer.py", settings=given),
             stage.serving("api", "-m", "app.main", settings=given, **environment),
-            contextlib.closing(HTTPConnection("127.0.0.1", given.api_port, timeout=30)) as client,
         ):
-            ask(client, WARM_UP, told)
+            ask(given.api_port, WARM_UP, told)
             found = alternate(
                 stage.scale.rounds,
-                up=lambda: _with_kafka(stage, watched, db, client, told),
-                down=lambda: _without_kafka(stage, client, told),
+                up=lambda: _with_kafka(stage, watched, db, given, told),
+                down=lambda: _without_kafka(stage, given, told),
             )
             _bring_back(stage.kafka, watched, db)
             compare(given, db, told)
@@ -80,30 +79,34 @@ def recording(folder: Path, symbols: list[str]) -> Path:
     return path
 
 
-def ask(client: HTTPConnection, count: int, told: Told) -> list[float]:
-    """So many requests; milliseconds of each. What is answered goes into `told`."""
-    spent_ms: list[float] = []
-    for _ in range(count):
-        began = time.perf_counter()
-        client.request("GET", PATH)
-        response = client.getresponse()
-        body = response.read()
-        spent_ms.append(1000 * (time.perf_counter() - began))
-        check(response.status == 200, f"the API answers {response.status}: {body.decode()}")
-        check(response.headers["X-Cache"] == "MISS", f"X-Cache is {response.headers['X-Cache']}")
-        answer = json.loads(body, parse_float=Decimal)
-        told[datetime.datetime.fromisoformat(answer["timestamp"])] = answer["price"]
+def ask(port: int, count: int, told: Told) -> list[float]:
+    """So many requests over one connection; milliseconds of each. What is answered goes into `told`."""
+    with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=30)) as client:
+        client.connect()
+        return [_ask(client, told) for _ in range(count)]
+
+
+def _ask(client: HTTPConnection, told: Told) -> float:
+    began = time.perf_counter()
+    client.request("GET", PATH)
+    response = client.getresponse()
+    body = response.read()
+    spent_ms = 1000 * (time.perf_counter() - began)
+    check(response.status == 200, f"the API answers {response.status}: {body.decode()}")
+    check(response.headers["X-Cache"] == "MISS", f"X-Cache is {response.headers['X-Cache']}")
+    answer = json.loads(body, parse_float=Decimal)
+    told[datetime.datetime.fromisoformat(answer["timestamp"])] = answer["price"]
     return spent_ms
 
 
-def _with_kafka(stage: Stage, watched: Watched, db: Connection, client: HTTPConnection, told: Told) -> list[float]:
+def _with_kafka(stage: Stage, watched: Watched, db: Connection, given: Settings, told: Told) -> list[float]:
     _bring_back(stage.kafka, watched, db)
-    return ask(client, stage.scale.misses, told)
+    return ask(given.api_port, stage.scale.misses, told)
 
 
-def _without_kafka(stage: Stage, client: HTTPConnection, told: Told) -> list[float]:
+def _without_kafka(stage: Stage, given: Settings, told: Told) -> list[float]:
     stage.kafka.kill()
-    return ask(client, stage.scale.misses, told)
+    return ask(given.api_port, stage.scale.misses, told)
 
 
 def _bring_back(kafka: LocalBroker, watched: Watched, db: Connection) -> None:

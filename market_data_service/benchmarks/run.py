@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import psutil
+import psycopg
 
 from benchmarks import backlog, cached, jobs, latency, load, memory, misses, relay
-from benchmarks.stage import FULL, MEGABYTE, QUICK, BenchError, Scale, Stage, WrongAnswerError, open_database
+from benchmarks.stage import FULL, MEGABYTE, QUICK, Scale, Stage, WrongAnswerError, open_database
 from benchmarks.table import Row, text
 from broker.processes import Interrupted, catch_signals
 from local import ROOT
@@ -80,7 +81,7 @@ def measured(stage: Stage, name: str) -> list[Row]:
     stage.say(f"measuring {name}, load {os.getloadavg()[0]:.1f}")
     try:
         return BENCHES[name](stage)
-    except BenchError as error:
+    except (SorError, OSError, psycopg.Error) as error:
         what = "wrong" if isinstance(error, WrongAnswerError) else "failed"
         return [Row(name, f"{what}: {error}", "", None, "right answers", False)]
 

@@ -76,8 +76,8 @@ class Scale:
     """
 
     rounds: int = 3
-    loads: int = 9
-    load_s: int = 2
+    loads: int = 15
+    load_s: int = 1
     history: int = 200_000
     events: int = 20_000
     stream_s: float = 10.0
@@ -87,7 +87,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(rounds=1, loads=3, history=20_000, stream_s=4.0, misses=100, jobs=1_000, jobs_s=6.0)
+QUICK = Scale(rounds=1, loads=5, history=20_000, stream_s=4.0, misses=100, jobs=1_000, jobs_s=6.0)
 
 
 class Stage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -62,6 +63,34 @@ def test_a_storm_of_429_ends_in_stale_prices_and_leaves_yahoo_alone(api, yahoo: 
         assert (stale.status_code, stale.headers["X-Cache"]) == (200, "STALE")
         assert_problem(latest(api, f"S{i}"), 503, "provider_rate_limited")
     assert sum(yahoo.counts.values()) == asked
+
+
+def test_demonstration_7_a_storm_of_429_backs_off_in_steps_and_ends(api, yahoo: Yahoo, db) -> None:
+    def calls() -> float:
+        line = 'prices_fetched_total{provider="yfinance",result="rate_limited"} '
+        return next(float(each.removeprefix(line)) for each in api.get("/metrics").text.splitlines() if line in each)
+
+    latest(api)
+    age(db, 1_000)
+    yahoo.retry_after = "1"
+    yahoo.storm(True)
+    pauses_s = []
+    for number in (1, 2):
+        refused = latest(api)
+        assert_problem(refused, 503, "provider_rate_limited")
+        pauses_s.append(int(refused.headers["Retry-After"]))
+        stale = [latest(api, allow_stale="true") for _ in range(20)]
+        assert {(each.status_code, each.headers["X-Cache"]) for each in stale} == {(200, "STALE")}
+        assert calls() == number
+        if number == 2:
+            yahoo.storm(False)
+        time.sleep(pauses_s[-1] + 0.5)
+    assert pauses_s[0] < pauses_s[1]
+    again = latest(api)
+    assert (again.status_code, again.headers["X-Cache"]) == (200, "MISS")
+    print(
+        f"\ndemonstration 7: 2 calls in the storm, pauses of {pauses_s} s, 40 STALE answers meanwhile, then a fresh price"
+    )
 
 
 def test_an_answer_that_takes_too_long_is_a_504(api, yahoo: Yahoo) -> None:

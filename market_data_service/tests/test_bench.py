@@ -71,14 +71,16 @@ def spoilt(spoil: str, what: str, compare: Callable[..., Any]) -> Callable[..., 
 
 def test_cached_a_wrong_body_and_a_miss_are_noticed(stage: Stage, wrk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     put = load.put
+    wrongs = [(" ", ""), ("", "!")]  # added to the body and to the X-Cache that are expected
 
-    def twice(url: str, body: str, seconds: int, x_cache: str) -> load.Load:
-        for wrong in ((body + " ", x_cache), (body, "STALE")):
+    def and_wrongly(url: str, body: str, seconds: int, x_cache: str) -> load.Load:
+        while wrongs:
+            more_body, more_cache = wrongs.pop()
             with noticed("answers were wrong"):
-                put(url, wrong[0], seconds, wrong[1])
+                put(url, body + more_body, seconds, x_cache + more_cache)
         return put(url, body, seconds, x_cache)
 
-    monkeypatch.setattr(load, "put", twice)
+    monkeypatch.setattr(load, "put", and_wrongly)
     rate, p99, short = cached.rows(stage)
     assert (rate.name, short.name) == ("GET cached, 300 rows, 16 connections", "GET cached, 200 rows")
     assert rate.ratio
