@@ -24,7 +24,7 @@ from app.metrics import AVERAGES_UPSERTED, CONSUMER_LAG, DLQ_MESSAGES, EVENTS_CO
 from app.service import Heart, Stop
 from app.settings import Settings
 
-BATCH = 1_000
+BATCH = 2_000
 POLL_S = 0.2
 BUSY_S = 1.0
 PATIENCE_S = 20.0  # without an answer; then the clients are made anew

@@ -81,9 +81,9 @@ class Fetcher:
         began = time.monotonic()
         self._refusals.check(provider, symbol)
         async with self._place(provider), self._connections.session() as session:
-            newest = await self._lock(session, symbol, provider)
+            newest, looked = await self._lock(session, symbol, provider)
             self._refusals.check(provider, symbol)
-            if newest is not None and newest.age_s < max(max_age_s, time.monotonic() - began):
+            if newest is not None and newest.age_s < max(max_age_s, looked - began):
                 answer = Answer(newest, "HIT")
             else:
                 quote = await self._ask(symbol, provider)
@@ -108,7 +108,7 @@ class Fetcher:
         finally:
             self._places.release()
 
-    async def _lock(self, session: Session, symbol: str, provider: str) -> Latest | None:
+    async def _lock(self, session: Session, symbol: str, provider: str) -> tuple[Latest | None, float]:
         """Have no other process fetch the symbol until the session unlocks, or ends with an error; the price by then."""
         wait_s = self._given.provider_timeout_seconds + LOCK_EXTRA_S
         try:
@@ -143,9 +143,10 @@ class Fetcher:
         )
 
 
-def _look_locked(symbol: str, provider: str, wait_s: float) -> Steps[Latest | None]:
+def _look_locked(symbol: str, provider: str, wait_s: float) -> Steps[tuple[Latest | None, float]]:
     """The latest price, once the session has the lock of the symbol; it keeps it after the transaction."""
     yield _WAIT, {"most": f"{wait_s:.3f}s"}
     yield _LOCK, {"key": key_of(provider, symbol)}
+    looked = time.monotonic()  # before the age is taken: what is younger than this was fetched since then
     row = yield prices.LATEST, {"symbols": [symbol], "providers": [provider]}
-    return None if row is None else Latest(**row)
+    return (None if row is None else Latest(**row)), looked

@@ -47,6 +47,7 @@ JOIN_MS = 3_000
 MOST_OUTSIDE_S = 90.0  # longer than others of the group may keep it waiting
 METADATA_MS = 30_000  # by then a partition that was added is seen
 FETCH_BYTES = 256 * 1024
+FETCH_WAIT_MS = 50  # one fetch is under way at a time: while it waits at drained partitions, the others wait, too
 FLUSH_S = 0.5
 CLOSE_S = 2.0
 MOST_VALUE = 900_000  # bytes; with headers it stays below the megabyte that brokers take
@@ -189,6 +190,7 @@ class Group:
                 auto_offset_reset="none",  # what is stored decides, and what `place` makes of it
                 max_poll_records=batch,
                 max_partition_fetch_bytes=FETCH_BYTES,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
                 request_timeout_ms=REQUEST_MS,
                 session_timeout_ms=SESSION_MS,
                 heartbeat_interval_ms=SESSION_MS // 4,

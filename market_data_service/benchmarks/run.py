@@ -112,7 +112,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="one round of less: a minute instead of ten")
+    parser.add_argument("--quick", action="store_true", help="one round of less: a minute or two")
     parser.add_argument("--only", action="append", choices=list(BENCHES), metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     return parser

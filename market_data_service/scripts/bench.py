@@ -1,6 +1,6 @@
 """Speed and memory of the service: ours, a reference beside it in the same run, the ratio, and whether the bar is met.
 
-    python scripts/bench.py                       make bench does the same, after make setup; about ten minutes
+    python scripts/bench.py                       make bench does the same, after make setup; about six minutes
     python scripts/bench.py --quick               one round of less
     python scripts/bench.py --only consumer       one of the benchmarks; may be given more than once
     python scripts/bench.py --json figures.json   all rounds, too
