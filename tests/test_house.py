@@ -39,7 +39,12 @@ SERVICE_MAY_IMPORT = {  # its image holds `app` and the scripts alone
     "local": {"app", "local", "broker", "sor.errors", "scripts"},
     "benchmarks": {"app", "local", "benchmarks", "broker", "sor.errors", "scripts"},
 }
-SERVICE_ONLY_IN = {"kafka": "kafka.py", "sqlalchemy": "models.py", "yfinance": "providers/yfinance.py", "alembic": ""}  # of app
+SERVICE_ONLY_IN = {
+    "kafka": "kafka.py",
+    "sqlalchemy": "models.py",
+    "yfinance": "providers/yfinance.py",
+    "alembic": "",
+}  # of app
 SERVICE_SOURCES = sorted(path for folder in SERVICE_MAY_IMPORT for path in (SERVICE / folder).glob("**/*.py"))
 IMPURE_CALLS = {"print", "open", "input"}
 IMPURE_ATTRIBUTES = {
