@@ -79,6 +79,7 @@ class Round:
         self.whole_run = Terminals(broker, f"chaos-whole-{name}", folder)
         self.run_id = f"whole-{name}"
         self.groups = 0
+        self.gaps: set[bytes] = set()  # runs of which a row came too early
 
     def play(self, producers: int, backtests: int, brokers: int, payloads: list[bytes]) -> None:
         """Kill as often as said, finish, count."""
@@ -213,6 +214,10 @@ class Round:
         elif row < expected:
             self.tally.doubled += 1
         else:
+            if run not in self.gaps:
+                self.gaps.add(run)
+                where = f"offset {record.offset}, sent at {record.timestamp}"
+                print(f"{run.decode()}: row {row} where {expected} was expected, {where}", file=sys.stderr)
             self.tally.reordered += 1
         if record.value != payloads[row]:
             self.tally.note(f"{run.decode()}: row {row} is not the file's")
