@@ -31,7 +31,6 @@ from broker.packages import Say
 from broker.processes import command_line, signals_deferred
 from local.account import Account, PostgresError, place_data, programs
 
-PORT = 5432
 HOST = "127.0.0.1"
 SETTINGS = {
     "listen_addresses": HOST,
