@@ -19,7 +19,7 @@ from app import averages, dead_letters, events, kafka, service
 from app.averages import Touched
 from app.database import Connection
 from app.dead_letters import Failure
-from app.kafka import Group, KafkaAwayError, Publisher, Record
+from app.kafka import Group, KafkaAwayError, Publisher, Record, Unreadable
 from app.metrics import AVERAGES_UPSERTED, CONSUMER_LAG, DLQ_MESSAGES, EVENTS_CONSUMED
 from app.service import Heart, Stop
 from app.settings import Settings
@@ -143,11 +143,10 @@ class Consumer:
     def _step(self, connection: Connection) -> None:
         """Poll once, and work on what came."""
         group = self._group = self._group or Group(self._settings, BATCH)
-        batch = self._poll(group)
         try:
             if group.unplaced:
                 self._place(connection, group)
-            if batch:
+            if batch := self._poll(group):
                 self._work(connection, group, batch)
         except _Fenced:
             log.warning("another process works on the same partitions; reading the stored offsets again")
@@ -275,6 +274,9 @@ def _decode(
     failures: list[Failure] = []
     for records in batch.values():
         for record in records:
+            if isinstance(record, Unreadable):
+                failures.append(Failure(record, dead_letters.UNREADABLE, record.detail))
+                continue
             try:
                 event = events.decode(record.value, record.headers, now)
             except events.BadEventError as error:

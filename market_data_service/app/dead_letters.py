@@ -25,6 +25,7 @@ from app.settings import Settings
 
 LOCK = 0x6D61_0003  # advisory: one replay at a time
 BATCH = 200
+UNREADABLE = "unreadable"  # by Kafka's client: its bytes are on its topic only, so there is nothing to send again
 MOST_KEY, MOST_HEADER, MOST_DETAIL = 1_000, 200, 500
 
 TOPIC, PARTITION, OFFSET = "original_topic", "original_partition", "original_offset"
@@ -36,7 +37,7 @@ Place = tuple[str, int, int]  # topic, partition, offset of a message when it wa
 
 @dataclass(frozen=True)
 class Failure:
-    """A message and why it is no event: one of events.REASONS, and what was and what must be."""
+    """A message and why it is no event: one of events.REASONS or UNREADABLE, and what was and what must be."""
 
     record: Record
     reason: str
@@ -234,7 +235,8 @@ class _Replay:
         if not self._choice.takes(each) or self.report.sent == self._choice.most:
             self.report.left += 1
             return "left"
-        if each.attempts >= self._choice.max_attempts or len(each.payload) > MOST_VALUE:
+        is_lost = each.reason == UNREADABLE and not each.payload
+        if is_lost or each.attempts >= self._choice.max_attempts or len(each.payload) > MOST_VALUE:
             self.report.quarantined.append(each)
             return "quarantined"
         self.report.sent += 1

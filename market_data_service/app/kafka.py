@@ -20,15 +20,19 @@ from typing import Any, Protocol
 from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import (
     AuthorizationError,
+    CorruptRecordError,
     KafkaError,
     KafkaTimeoutError,
     LogTruncationError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
+    UnsupportedCodecError,
 )
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
+from kafka.record.util import decode_varint
 from kafka.structs import OffsetAndMetadata
 
 from app.errors import ServiceError
@@ -41,6 +45,7 @@ REQUEST_MS = 5_000
 DELIVERY_MS = 8_000
 BOOTSTRAP_MS = 5_000
 ASK_MS = 2_000
+APART_MS = 150
 SESSION_MS = 6_000  # the least a broker allows: so long nobody works on the partitions of a process that was killed
 POLL_INTERVAL_MS = 60_000
 JOIN_MS = 3_000
@@ -54,6 +59,7 @@ MOST_VALUE = 900_000  # bytes; with headers it stays below the megabyte that bro
 
 Headers = list[tuple[str, bytes]]
 _NO_POSITION = (OffsetOutOfRangeError, LogTruncationError, NoOffsetForPartitionError)
+_UNREADABLE = (CorruptRecordError, UnsupportedCodecError)
 
 
 class KafkaAwayError(ServiceError):
@@ -69,6 +75,19 @@ class Record(Protocol):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A Record that Kafka's client cannot take apart: `detail` says why; its bytes are on its topic only."""
+
+    partition: int
+    offset: int
+    detail: str
+    timestamp: int = 0
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes | None]] = ()
 
 
 @dataclass(frozen=True)
@@ -181,6 +200,7 @@ class Group:
         self.unplaced: set[int] = set()
         self.is_member = False
         self._outside_since = time.monotonic()
+        DefaultRecordBatch._read_msg = _read_leniently
         ensure_topics(settings)
         with _opening(settings) as options:
             self._consumer = KafkaConsumer(
@@ -227,7 +247,41 @@ class Group:
             except _NO_POSITION:
                 self.displace()
                 found = {}
+            except _UNREADABLE:
+                found = self._poll_apart()
         return {each.partition: records for each, records in found.items() if each.partition not in self.unplaced}
+
+    def _poll_apart(self) -> dict[TopicPartition, Sequence[Record]]:
+        """The next messages of one partition; of one whose next message cannot be taken apart that one, stepped over."""
+        for each in self._placed():
+            self._drop_fetched()
+            self._consumer.pause(*(self._placed() - {each}))
+            try:
+                found = self._consumer.poll(timeout_ms=APART_MS)
+            except _UNREADABLE as error:
+                offset = self._consumer.position(each)
+                self._consumer.seek(each, offset + 1)
+                found = {each: [Unreadable(each.partition, offset, f"{type(error).__name__}: {error}")]}
+            finally:
+                self._drop_fetched()
+                self._consumer.resume(*self._placed())
+            if found:
+                return found
+        return {}
+
+    def _drop_fetched(self) -> None:
+        """Have what `poll` has not returned fetched again.
+
+        kafka-python may keep the messages of a partition that was paused for ever, and spins over what it failed to read.
+        """
+        fetcher = self._consumer._fetcher
+        fetcher._next_partition_records = fetcher._next_in_line_exception_metadata = None
+        for kept in (fetcher._completed_fetches, fetcher._paused_completed_fetches, fetcher._paused_partition_records):
+            kept.clear()
+
+    def _placed(self) -> set[TopicPartition]:
+        """The partitions that this process has and that do not stand still."""
+        return {each for each in self._consumer.assignment() if each.partition not in self.unplaced}
 
     def _has_joined(self) -> bool:
         """Wait for the group to share out its partitions, up to JOIN_MS.
@@ -283,6 +337,7 @@ class Group:
 
     def _hold(self, partitions: set[TopicPartition]) -> None:
         self.unplaced = {each.partition for each in partitions}
+        self._drop_fetched()
         for each in partitions:
             self._consumer.pause(each)
             self._consumer.seek(each, 0)  # a position, so that none is asked for
@@ -302,6 +357,25 @@ class _Listener(ConsumerRebalanceListener):
         """These are all that this process has now."""
         self._group._hold(assigned)
         self._group.is_member = True
+
+
+_read_strictly = DefaultRecordBatch._read_msg
+
+
+def _read_leniently(batch: DefaultRecordBatch) -> DefaultRecord:
+    """The next record of a batch; of one with a header whose name is not UTF-8, all its bytes for a value, which is not either."""
+    start = batch._pos
+    try:
+        return _read_strictly(batch)
+    except UnicodeDecodeError:
+        length, start = decode_varint(batch._buffer, start)
+        batch._pos = start + length
+        whole = bytes(batch._buffer[start : batch._pos])
+        _attributes, at = decode_varint(whole, 0)
+        _time, at = decode_varint(whole, at)
+        delta, _ = decode_varint(whole, at)
+        offset, time = batch.base_offset + delta, batch.max_timestamp
+        return DefaultRecord(length, offset, time, batch.timestamp_type, None, whole, [])
 
 
 class Reader:

@@ -22,7 +22,7 @@ from app.settings import Settings
 T0 = datetime.datetime(2025, 6, 15, 13, 30, tzinfo=datetime.timezone.utc)
 TOPIC = "price-events"
 
-Averages = dict[tuple[str, str, int], Decimal]  # by symbol, provider and second after T0
+Averages = dict[tuple[str, str, float], Decimal]  # by symbol, provider and seconds after T0
 
 
 def at(second: int) -> datetime.datetime:
@@ -105,7 +105,7 @@ def kept_averages(db: Connection, window: int = 5) -> Averages:
 
 def expected_averages(db: Connection, window: int = 5) -> Averages:
     """What the table must hold, by the definition, from the stored prices."""
-    series: dict[tuple[str, str], list[tuple[int, Decimal]]] = defaultdict(list)
+    series: dict[tuple[str, str], list[tuple[float, Decimal]]] = defaultdict(list)
     for row in db.execute("SELECT symbol, provider, ts, price FROM market_prices ORDER BY ts"):
         series[row["symbol"], row["provider"]].append((_second(row["ts"]), row["price"]))
     return {
@@ -141,5 +141,5 @@ def touch(db: Connection, touched: Iterable[tuple[str, int]], window: int = 5) -
         return averages.update(db, [(symbol, "replay", at(second)) for symbol, second in touched], window)
 
 
-def _second(ts: datetime.datetime) -> int:
-    return round((ts - T0).total_seconds())
+def _second(ts: datetime.datetime) -> float:
+    return (ts - T0).total_seconds()

@@ -16,12 +16,14 @@ import random
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
+import httpx
 import psycopg
 from flow import at, bytes_of, consume, expected_averages, kept_averages, length, messages, recomputed, store_many
 from programs import Program
@@ -30,9 +32,8 @@ from test_dead_letters import replay, rows, statuses
 from app import averages, events, relay
 from app.database import Connection, connect
 from app.kafka import Message, Publisher
-from app.providers.base import Quote
 from app.settings import Settings
-from tests.serving import StubProviders, serving
+from tests.serving import free_port
 
 if TYPE_CHECKING:
     from local.kafka import LocalBroker
@@ -44,16 +45,83 @@ KILLS = int(os.environ.get("CRASH_KILLS", 20))
 SEED = int(os.environ.get("CRASH_SEED", 6))
 OUTAGE_S = float(os.environ.get("KAFKA_OUTAGE_SECONDS", 10))
 SETTLE_S = 60.0
+WRITTEN = EVENTS * 3 // 4  # by the writer; the others by the API
+SYMBOLS = ("AAPL", "MSFT", "BRK.B", "^GSPC")
+TICK = datetime.timedelta(milliseconds=1)
+
+
+class Api:
+    """The API as a program, and a client for each symbol that asks it for a fresh price all the time. Use in a `with`.
+
+    Provider replay has another price every millisecond (simulated), so each answer is a price to be kept and an event.
+
+    Attributes
+    ----------
+    statuses
+        Of the answers so far.
+    answered
+        The prices of those that were 200: symbol, timestamp, price.
+    unanswered
+        How many requests got no answer, since the API was killed.
+    """
+
+    def __init__(self, start: Callable[..., Program], folder: Path) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.answered: list[tuple[str, str, Decimal]] = []
+        self.unanswered = 0
+        self._start, self._port, self._done = start, str(free_port()), threading.Event()
+        self._recording = folder / "simulated.csv"
+        rows = [f"{symbol},{at(0) + tick * TICK},{100 + tick % 97}" for symbol in SYMBOLS for tick in range(997)]
+        self._recording.write_text("\n".join(["symbol,ts,price", *rows]))
+        self._threads = [threading.Thread(target=self._ask, args=(symbol,)) for symbol in SYMBOLS]
+        self.start()
+
+    def start(self) -> None:
+        """Start the program; it serves when this returns."""
+        self.program = self._start("-m", "app.main", API_PORT=self._port, REPLAY_FILE=str(self._recording))
+        self.program.wait_for("serving on")
+
+    def _ask(self, symbol: str) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=SETTLE_S) as client:
+            wanted = {"symbol": symbol, "provider": "replay", "max_age": 0}
+            while not self._done.is_set():
+                try:
+                    answer = client.get("/prices/latest", params=wanted)
+                except httpx.TransportError:
+                    self.unanswered += 1
+                    self._done.wait(0.1)
+                    continue
+                self.statuses[answer.status_code] += 1
+                if answer.status_code == httpx.codes.OK:
+                    found = answer.json(parse_float=Decimal)
+                    self.answered.append((symbol, found["timestamp"], Decimal(found["price"])))
+
+    def __enter__(self) -> Api:
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self._done.set()
+        for each in self._threads:
+            each.join()
 
 
 class Service:
-    """A writer, a relay and a consumer at work, with PostgreSQL and Kafka; any of them can be killed and started again."""
+    """The API, a writer, a relay and a consumer at work, with PostgreSQL and Kafka; any can be killed and started again."""
 
     def __init__(
-        self, settings: Settings, start: Callable[..., Program], postgres: EmbeddedPostgres, kafka: LocalBroker
-    ):
-        self.settings, self._start, self._postgres, self._kafka = settings, start, postgres, kafka
-        self._words = {"writer": (WRITER, str(EVENTS)), "relay": (RELAY,), "consumer": (CONSUMER,)}
+        self,
+        api: Api,
+        settings: Settings,
+        start: Callable[..., Program],
+        postgres: EmbeddedPostgres,
+        kafka: LocalBroker,
+    ) -> None:
+        self._api, self._start, self._postgres, self._kafka = api, start, postgres, kafka
+        self._words = {"writer": (WRITER, str(WRITTEN)), "relay": (RELAY,), "consumer": (CONSUMER,)}
         self.programs = {name: start(*words) for name, words in self._words.items()}
 
     def kill(self, name: str) -> None:
@@ -62,6 +130,9 @@ class Service:
         if server:
             server.kill()
             server.start()
+        elif name == "api":
+            self._api.program.kill()
+            self._api.start()
         else:
             self.programs[name].kill()
             self.programs[name] = self._start(*self._words[name])
@@ -87,37 +158,60 @@ def has_settled(settings: Settings) -> bool:
 
 
 def test_demonstration_2_kill_9_at_random_moments_loses_nothing_and_doubles_nothing(
-    settings: Settings, kafka: LocalBroker, postgres: EmbeddedPostgres, start: Callable[..., Program], eventually
+    settings: Settings,
+    kafka: LocalBroker,
+    postgres: EmbeddedPostgres,
+    start: Callable[..., Program],
+    eventually: Callable[..., object],
+    tmp_path: Path,
 ):
     chance = random.Random(SEED)
-    victims = ["relay"] * 6 + ["consumer"] * 5 + ["writer"] * 4 + ["postgres"] * 3 + ["kafka"] * 2
+    victims = ["relay"] * 5 + ["api"] * 4 + ["consumer"] * 4 + ["postgres"] * 3 + ["kafka"] * 2 + ["writer"] * 2
     victims = [victims[number % len(victims)] for number in range(KILLS)]
     chance.shuffle(victims)
     moments = sorted(chance.randint(EVENTS // 50, EVENTS - EVENTS // 50) for _ in victims)
-    service = Service(settings, start, postgres, kafka)
-    for moment, victim in zip(moments, victims, strict=True):
-        eventually(lambda moment=moment: asked(settings, "SELECT count(*) AS n FROM raw_responses") >= moment, SETTLE_S)
-        time.sleep(chance.random() / 10)
-        service.kill(victim)
+    with Api(start, tmp_path) as api:
+        service = Service(api, settings, start, postgres, kafka)
+        for moment, victim in zip(moments, victims, strict=True):
+            eventually(lambda moment=moment: stored(settings) >= moment, SETTLE_S)
+            time.sleep(chance.random() / 10)
+            service.kill(victim)
+        eventually(lambda: stored(settings) >= EVENTS, SETTLE_S)
     assert service.programs["writer"].finish(SETTLE_S) == 0
     eventually(lambda: has_settled(settings), SETTLE_S)
     service.stop()
+    assert set(api.statuses) <= {httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE}, api.statuses
     with connect(settings, "test") as again:
-        repeated = check(again, settings)
+        assert is_kept(again, api.answered)
+        count, repeated = check(again, settings)
     told = ", ".join(f"{name} {count}" for name, count in Counter(victims).items())
     print(
-        f"\ndemonstration 2: {len(victims)} kills ({told}; the writer stands for the API), {EVENTS:,} events, 0 lost, "
-        f"{repeated} sent again by the relay, 0 rows doubled, averages equal the definition and the recomputation"
+        f"\ndemonstration 2: {len(victims)} kills ({told}), {count:,} events, {len(api.answered):,} of them asked of the API "
+        f"({api.statuses[503]} requests got a 503, {api.unanswered} no answer), 0 lost, {repeated} sent again by the relay, "
+        "0 rows doubled, averages equal the definition and the recomputation"
     )
 
 
-def check(db: Connection, settings: Settings) -> int:
-    """Every price is stored, published and averaged as it must be; how many messages are on the topic more than once."""
-    assert asked(settings, "SELECT count(*) AS n FROM raw_responses") == EVENTS
-    stored = db.execute("SELECT event_id, key FROM outbox ORDER BY id").fetchall()
-    assert len(stored) == EVENTS
+def stored(settings: Settings) -> int:
+    """How many prices the API and the writer have stored."""
+    return asked(settings, "SELECT count(*) AS n FROM raw_responses")
+
+
+def is_kept(db: Connection, answered: Sequence[tuple[str, str, Decimal]]) -> bool:
+    """Every price that the API told to a client is stored."""
+    prices = db.execute("SELECT symbol, ts, price FROM market_prices").fetchall()
+    kept = {(row["symbol"], row["ts"], row["price"]) for row in prices}
+    return {
+        (symbol, datetime.datetime.fromisoformat(ts.replace("Z", "+00:00")), price) for symbol, ts, price in answered
+    } <= kept
+
+
+def check(db: Connection, settings: Settings) -> tuple[int, int]:
+    """Every price is stored, published and averaged as it must be; how many events, and how many messages beside them."""
+    events_stored = db.execute("SELECT event_id, key FROM outbox ORDER BY id").fetchall()
+    assert len(events_stored) == stored(settings) >= EVENTS
     wanted, found = defaultdict(list), defaultdict(dict)
-    for row in stored:
+    for row in events_stored:
         wanted[row["key"]].append(str(row["event_id"]))
     sent = messages(settings, settings.kafka_topic)
     for each in sent:
@@ -126,66 +220,43 @@ def check(db: Connection, settings: Settings) -> int:
     assert rows(db) == []
     assert kept_averages(db) == expected_averages(db) != {}
     assert bytes_of(db) == recomputed(db)
-    return len(sent) - EVENTS
-
-
-class Ticking(StubProviders):
-    """Every answer is a second later than the last one, and another price: simulated."""
-
-    async def latest(self, provider: str, symbol: str) -> Quote:
-        self.calls[symbol] += 1
-        tick = self.calls[symbol]
-        return Quote(symbol, provider, Decimal(100 + tick % 40), at(tick), {"simulated": True}, 200)
-
-
-@contextmanager
-def requests_under_way(settings: Settings, seen: Counter[int]) -> Iterator[None]:
-    """Four clients ask the API for fresh prices for the length of the block; `seen` counts the statuses."""
-    done = threading.Event()
-    with serving(settings, Ticking()) as api, ThreadPoolExecutor(4) as pool:
-
-        def ask(symbol: str) -> None:
-            while not done.is_set():
-                seen[api.get("/prices/latest", params={"symbol": symbol, "max_age": 0}).status_code] += 1
-
-        asking = [pool.submit(ask, symbol) for symbol in ("AAPL", "MSFT", "BRK.B", "^GSPC")]
-        try:
-            yield
-        finally:
-            done.set()
-            for each in asking:
-                each.result()
+    return len(events_stored), len(sent) - len(events_stored)
 
 
 def test_demonstration_4_kafka_stops_under_load_and_no_request_fails(
-    db: Connection, settings: Settings, kafka: LocalBroker, start, eventually
+    db: Connection,
+    settings: Settings,
+    kafka: LocalBroker,
+    start: Callable[..., Program],
+    eventually: Callable[..., object],
+    tmp_path: Path,
 ):
-    seen: Counter[int] = Counter()
     relaying, consuming = start(RELAY), start(CONSUMER)
-    with requests_under_way(settings, seen):
+    with Api(start, tmp_path) as api:
         eventually(lambda: len(kept_averages(db)) > 20)
         kafka.stop()
-        before = seen.total()
+        before = api.statuses.total()
         began = time.monotonic()
         time.sleep(OUTAGE_S)
-        during = seen.total() - before
+        during = api.statuses.total() - before
         waited = asked(settings, "SELECT count(*) AS n FROM outbox WHERE published_at IS NULL")
         kafka.start()
         away_s = time.monotonic() - began
         time.sleep(1)
     eventually(lambda: has_settled(settings), SETTLE_S)
     assert (relaying.stop(), consuming.stop()) == (0, 0)
-    assert set(seen) == {200}
+    assert (set(api.statuses), api.unanswered) == ({httpx.codes.OK}, 0)
     assert waited > 0.9 * during > 20
+    now = datetime.datetime.now(datetime.timezone.utc)
     order = defaultdict(dict)
     for each in messages(settings, settings.kafka_topic):
-        order[each.key][json.loads(each.value or b"")["timestamp"]] = None
+        order[each.key][events.decode(each.value, each.headers, now).timestamp] = None
     assert all(list(times) == sorted(times) for times in order.values())
     assert sum(map(len, order.values())) == asked(settings, "SELECT count(*) AS n FROM market_prices")
     assert kept_averages(db) == expected_averages(db)
     print(
-        f"\ndemonstration 4: Kafka away for {away_s:.0f} s under load: {seen.total()} requests, {during} of them meanwhile, "
-        f"0 failed; {waited} events waited, all {sum(map(len, order.values()))} on the topic in order for each key"
+        f"\ndemonstration 4: Kafka away for {away_s:.0f} s under load: {api.statuses.total()} requests, {during} of them "
+        f"meanwhile, 0 failed; {waited} events waited, all {sum(map(len, order.values()))} on the topic in order for each key"
     )
 
 

@@ -142,7 +142,7 @@ def test_demonstration_6_any_order_and_repetition_gives_the_same_averages(db: Co
     @hypothesis.settings(max_examples=60, deadline=None)
     @hypothesis.given(data=st.data())
     def holds(data: st.DataObject) -> None:
-        points = data.draw(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), min_size=1, max_size=25))
+        points = data.draw(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=6, max_size=25))
         waiting: list[int] = []
         with db.transaction(force_rollback=True):
             for number, (second, price) in enumerate(points):

@@ -1,4 +1,4 @@
-"""Stands in for the API and the poller in crash tests: stores COUNT simulated prices through app.prices, as fast as it can.
+"""Stands in for pollers in the crash test: stores COUNT simulated prices through app.prices, as fast as it can.
 
     PYTHONPATH=. python tests/writer.py COUNT
 
