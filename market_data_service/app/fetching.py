@@ -87,7 +87,7 @@ class Fetcher:
                 answer = Answer(newest, "HIT")
             else:
                 quote = await self._ask(symbol, provider)
-                stored = await session.run(self._store(quote, symbol, traceparent))
+                stored = await session.run(prices.store(quote, topic=self._given.kafka_topic, traceparent=traceparent))
                 answer = Answer(stored.latest, "MISS")
             await session.rows(_UNLOCK, {"key": key_of(provider, symbol)})
         return answer
@@ -129,18 +129,6 @@ class Fetcher:
             raise self._refusals.limited(error, asked) from None
         self._refusals.answered(provider)
         return quote
-
-    def _store(self, quote: Quote, symbol: str, traceparent: str | None) -> Steps[prices.Stored]:
-        return prices.store(
-            topic=self._given.kafka_topic,
-            symbol=symbol,
-            provider=quote.provider,
-            price=quote.price,
-            ts=quote.ts,
-            body=quote.body,
-            status=quote.status,
-            traceparent=traceparent,
-        )
 
 
 def _look_locked(symbol: str, provider: str, wait_s: float) -> Steps[tuple[Latest | None, float]]:

@@ -15,7 +15,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,7 +25,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app import database, problems
+from app import database, logs, problems
 from app.api import operations, polling, prices
 from app.api.dependencies import Services
 from app.connections import Connections
@@ -61,7 +60,7 @@ def create_app(settings: Settings | None = None, providers: Providers | None = N
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         given = settings or _settings_or_exit()
-        _log_to_stderr(given)
+        logs.to_stderr(NAME, given.log_level, replace=False)  # uvicorn's command has set up its own lines only
         async with _running(given, providers) as services:
             app.state.services = services
             gc.collect()
@@ -156,7 +155,7 @@ def main() -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _log_to_stderr(settings)
+    logs.to_stderr(NAME, settings.log_level, replace=False)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -168,15 +167,6 @@ def main() -> int:
         server = _Server(config)
         server.run(sockets=[listener])
     return 0 if server.started else 1
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    """Where nothing is set up yet; uvicorn's command has set up its own lines only."""
-    form = logging.Formatter(f"%(asctime)s.%(msecs)03dZ {NAME} %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    form.converter = time.gmtime
-    handler = logging.StreamHandler()
-    handler.setFormatter(form)
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -253,15 +253,7 @@ class Poller:
 def _store(job: Job, quotes: Sequence[Quote], topic: str) -> Steps[datetime.datetime]:
     """Keep the prices and end the run, in one transaction."""
     for quote in quotes:
-        yield from prices.store(
-            topic=topic,
-            symbol=job.symbol,
-            provider=job.provider,
-            price=quote.price,
-            ts=quote.ts,
-            body=quote.body,
-            status=quote.status,
-        )
+        yield from prices.store(quote, topic=topic)
     return (yield from jobs.complete(job))
 
 

@@ -9,18 +9,19 @@ a timestamp older than the newest    a row and an event; the latest price stays
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 from psycopg.types.json import Jsonb
 
 from app import events
 from app.database import Steps
 from app.events import PriceEvent
+from app.providers.base import Quote
 
 OUTBOX_CHANNEL = "outbox"
+MOST_COUNTED = 100_000
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))"
 
@@ -58,6 +59,12 @@ WITH event AS (
     VALUES (%(topic)s, %(key)s, %(payload)s, %(event_id)s, %(traceparent)s)
 )
 SELECT pg_notify('{OUTBOX_CHANNEL}', '')
+"""
+
+OUTBOX_WAITING = f"""
+SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE published_at IS NULL LIMIT {MOST_COUNTED}) AS waiting) AS pending,
+       coalesce((SELECT extract(epoch FROM clock_timestamp() - created_at) FROM outbox
+                 WHERE published_at IS NULL ORDER BY id LIMIT 1), 0)::float8 AS oldest_age_s
 """
 
 LATEST = """
@@ -105,17 +112,7 @@ class Stored:
     latest: Latest
 
 
-def store(
-    *,
-    topic: str,
-    symbol: str,
-    provider: str,
-    price: Decimal,
-    ts: datetime.datetime,
-    body: Mapping[str, Any],
-    status: int = 200,
-    traceparent: str | None = None,
-) -> Steps[Stored]:
+def store(quote: Quote, *, topic: str, traceparent: str | None = None) -> Steps[Stored]:
     """Keep a price, the response it came in and its event, in the caller's transaction (see `app.database.run`).
 
     Prices of one symbol and provider are stored one at a time, so that ids in the outbox are in the order of commits.
@@ -124,19 +121,14 @@ def store(
     ----------
     topic
         Where the event is to be published.
-    price
-        Above zero, at most six decimals.
-    ts
-        The provider's time of the price, with an offset.
-    body, status
-        The provider's response as it was used, and its HTTP status.
     traceparent
         The request's, to be handed on with the event.
     """
+    symbol, provider, price, ts = quote.symbol, quote.provider, quote.price, quote.ts
     key = events.key_of(provider, symbol)
     yield _LOCK, {"key": key}
-    values = {"symbol": symbol, "provider": provider, "price": price, "ts": ts, "status": status, "body": Jsonb(body)}
-    row = yield _WRITE, values
+    values = {"symbol": symbol, "provider": provider, "price": price, "ts": ts}
+    row = yield _WRITE, values | {"status": quote.status, "body": Jsonb(quote.body)}
     assert row is not None
     if row["is_written"]:
         event = PriceEvent(symbol, price, ts, provider, str(row["raw_id"]))

@@ -40,12 +40,6 @@ FOR UPDATE SKIP LOCKED
 
 _MARK = "UPDATE outbox SET published_at = clock_timestamp() WHERE id = ANY(%(ids)s)"
 
-_WAITING = """
-SELECT count(*) AS pending, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest_age_s
-FROM outbox
-WHERE published_at IS NULL
-"""
-
 
 def work(settings: Settings, stop: Stop, _flags: argparse.Namespace) -> None:
     """Publish until `stop` is set; PostgreSQL and Kafka may come and go."""
@@ -143,8 +137,8 @@ def publish_batch(
 
 
 def waiting(connection: Connection) -> dict[str, Any]:
-    """How many events wait (`pending`), and for how long the oldest has (`oldest_age_s`)."""
-    row = connection.execute(_WAITING).fetchone()
+    """How many events wait (`pending`, counted up to MOST_COUNTED), and for how long the oldest has (`oldest_age_s`)."""
+    row = connection.execute(prices.OUTBOX_WAITING).fetchone()
     assert row is not None
     return dict(row)
 

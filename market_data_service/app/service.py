@@ -26,7 +26,7 @@ import prometheus_client
 import psycopg
 from psycopg.types.json import Jsonb
 
-from app import database, settings
+from app import database, logs, settings
 from app.database import Connection
 from app.errors import ServiceError, SettingsError
 from app.settings import Settings
@@ -248,11 +248,7 @@ def _flags(
 
 
 def _log_to_stderr(name: str, level: str) -> None:
-    form = logging.Formatter(f"%(asctime)s.%(msecs)03dZ {name} %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    form.converter = time.gmtime
-    handler = logging.StreamHandler()
-    handler.setFormatter(form)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logs.to_stderr(name, level, replace=True)
     logging.getLogger("kafka").setLevel(max(logging.getLevelName(level), logging.WARNING))
     logging.getLogger("psycopg").setLevel(logging.ERROR)
 

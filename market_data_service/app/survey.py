@@ -12,18 +12,12 @@ from typing import Any
 from app import metrics
 from app.connections import Session
 from app.database import Row
+from app.prices import OUTBOX_WAITING
 
 WORKERS = ("relay", "consumer", "poller")
 SILENT_S = 10.0  # they beat every 2 s
 LATE_S = 60.0
 BROKER_S = 1.0
-MOST_COUNTED = 100_000
-
-_OUTBOX = """
-SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE published_at IS NULL LIMIT %(most)s) AS waiting) AS pending,
-       coalesce((SELECT extract(epoch FROM clock_timestamp() - created_at) FROM outbox
-                 WHERE published_at IS NULL ORDER BY id LIMIT 1), 0)::float8 AS oldest_age_s
-"""
 
 _BEATS = """
 SELECT name, extract(epoch FROM max(beat_at))::float8 AS beat_at,
@@ -82,7 +76,7 @@ class Survey:
 
 async def survey(session: Session) -> Survey:
     """What the database tells."""
-    outbox = (await session.rows(_OUTBOX, {"most": MOST_COUNTED}))[0]
+    outbox = (await session.rows(OUTBOX_WAITING, {}))[0]
     beats = await session.rows(_BEATS, {"silent_s": SILENT_S})
     return Survey(outbox["pending"], outbox["oldest_age_s"], {row["name"]: row for row in beats})
 

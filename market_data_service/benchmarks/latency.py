@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from app import database, events, prices
 from app.database import Connection
 from app.events import PriceEvent
+from app.providers.base import Quote
 from app.settings import Settings
 from benchmarks import backlog, relay
 from benchmarks.series import SYMBOLS, averages_of, fill_prices, series
@@ -109,9 +110,9 @@ def _store_some(given: Settings, stream: Sequence[PriceEvent], first: int, began
             if number % SYMBOLS % WRITERS != first:
                 continue
             time.sleep(max(0.0, began + number / RATE - time.monotonic()))
-            values = {"symbol": each.symbol, "provider": each.provider, "price": each.price, "ts": each.timestamp}
+            quote = Quote(each.symbol, each.provider, each.price, each.timestamp, {"simulated": True})
             with db.transaction():
-                database.run(db, prices.store(topic=given.kafka_topic, body={"simulated": True}, **values))
+                database.run(db, prices.store(quote, topic=given.kafka_topic))
 
 
 def _wait_for_averages(db: Connection, count: int) -> None:

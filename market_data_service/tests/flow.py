@@ -7,7 +7,6 @@ import datetime
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
@@ -16,6 +15,7 @@ from app.database import Connection
 from app.events import PriceEvent
 from app.kafka import Message, Publisher, Record
 from app.prices import Stored
+from app.providers.base import Quote
 from app.service import Stop
 from app.settings import Settings
 
@@ -34,9 +34,9 @@ def store(
     db: Connection, symbol: str, second: int, price: str | Decimal, provider: str = "replay", topic: str = TOPIC
 ) -> Stored:
     """Store a price as the API and the poller do."""
-    values: dict[str, Any] = {"symbol": symbol, "provider": provider, "price": Decimal(price), "ts": at(second)}
+    quote = Quote(symbol, provider, Decimal(price), at(second), {"simulated": True})
     with db.transaction():
-        return database.run(db, prices.store(topic=topic, body={"simulated": True}, **values))
+        return database.run(db, prices.store(quote, topic=topic))
 
 
 def store_many(db: Connection, settings: Settings, points: Iterable[tuple[str, int, Decimal]]) -> None:

@@ -26,6 +26,7 @@ from app.errors import (
     ProviderTimeoutError,
     RateLimitedError,
 )
+from app.providers.base import Quote
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def store(db: Db, symbol: str, *rows: tuple[str, datetime.datetime], provider: s
 
     for price, ts in rows:
         with db.transaction():
-            steps = prices.store(topic="t", symbol=symbol, provider=provider, price=Decimal(price), ts=ts, body={})
-            database.run(db, steps)
+            database.run(db, prices.store(Quote(symbol, provider, Decimal(price), ts, {}), topic="t"))
 
 
 def counts(db: Db) -> dict[str, int]:

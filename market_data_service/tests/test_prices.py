@@ -20,6 +20,7 @@ from app.database import Connection
 from app.errors import ServiceError
 from app.events import NAMESPACE
 from app.prices import Stored
+from app.providers.base import Quote
 
 T0 = datetime.datetime(2025, 6, 15, 20, 30, 27, 283671, tzinfo=datetime.timezone.utc)
 SECOND = datetime.timedelta(seconds=1)
@@ -30,10 +31,10 @@ def store(
     db: Connection, price: str, at_s: float = 0.0, symbol: str = "AAPL", provider: str = "replay", **more: Any
 ) -> Stored:
     """Store a price of T0 + `at_s`, in a transaction of its own."""
-    values = {"topic": TOPIC, "body": {"price": price}} | more
-    steps = prices.store(symbol=symbol, provider=provider, price=Decimal(price), ts=T0 + at_s * SECOND, **values)
+    traceparent = more.pop("traceparent", None)
+    quote = Quote(symbol, provider, Decimal(price), T0 + at_s * SECOND, **{"body": {"price": price}} | more)
     with db.transaction():
-        return database.run(db, steps)
+        return database.run(db, prices.store(quote, topic=TOPIC, traceparent=traceparent))
 
 
 def history(db: Connection) -> list[tuple[float, str]]:
@@ -146,9 +147,9 @@ def test_symbols_and_providers_do_not_touch_each_other(db):
 def test_a_timestamp_is_the_same_in_whatever_offset_it_is_given(db):
     store(db, "196.45")
     tokyo = T0.astimezone(datetime.timezone(datetime.timedelta(hours=9)))
-    steps = prices.store(topic=TOPIC, symbol="AAPL", provider="replay", price=Decimal("196.45"), ts=tokyo, body={})
     with db.transaction():
-        assert database.run(db, steps).did == "same"
+        quote = Quote("AAPL", "replay", Decimal("196.45"), tokyo, {})
+        assert database.run(db, prices.store(quote, topic=TOPIC)).did == "same"
 
 
 # --- what is stored --------------------------------------------------------------------------------------------------
@@ -251,8 +252,7 @@ def test_a_second_writer_of_a_key_waits_for_the_first_and_its_event_comes_after(
     order: list[str] = []
     with database.connect(database_settings, "first") as first:
         with first.transaction():
-            steps = prices.store(topic=TOPIC, symbol="AAPL", provider="replay", price=Decimal(1), ts=T0, body={})
-            database.run(first, steps)
+            database.run(first, prices.store(Quote("AAPL", "replay", Decimal(1), T0, {}), topic=TOPIC))
             second = threading.Thread(target=lambda: (store(db, "2"), order.append("second")))
             second.start()
             second.join(0.5)
@@ -293,9 +293,7 @@ def test_writers_of_one_key_at_once_lose_nothing_and_events_are_in_the_order_of_
 
 def store_and_look(connection: Connection, at_s: int) -> tuple[int, int]:
     """Store; the newest id of the outbox that was committed before this one's, and its own."""
-    steps = prices.store(
-        topic=TOPIC, symbol="AAPL", provider="replay", price=Decimal(1), ts=T0 + at_s * SECOND, body={}
-    )
+    steps = prices.store(Quote("AAPL", "replay", Decimal(1), T0 + at_s * SECOND, {}), topic=TOPIC)
     with connection.transaction():
         database.run(connection, steps)
         own, before = (

@@ -10,6 +10,7 @@ import pytest
 
 from app import database, prices
 from app.database import Connection
+from app.providers.base import Quote
 from app.service import Stop
 from app.settings import Settings
 from scripts import retention
@@ -20,10 +21,9 @@ START = datetime.datetime(2025, 6, 13, 13, 30, tzinfo=datetime.timezone.utc)
 
 def store(db: Connection, number: int, days: int, published_days: int | None) -> None:
     """A price whose response is `days` old and whose event was published so many days ago, or not at all."""
-    ts, body = START + datetime.timedelta(minutes=number), {"n": number}
-    steps = prices.store(topic="t", symbol="AAPL", provider="replay", price=Decimal(number + 1), ts=ts, body=body)
+    quote = Quote("AAPL", "replay", Decimal(number + 1), START + datetime.timedelta(minutes=number), {"n": number})
     with db.transaction():
-        database.run(db, steps)
+        database.run(db, prices.store(quote, topic="t"))
     ago = "now() - make_interval(days => %(days)s, mins => 1)"
     db.execute(
         f"UPDATE raw_responses SET fetched_at = {ago} WHERE body = %(body)s::jsonb",

@@ -442,15 +442,8 @@ def test_the_wait_for_another_process_fetch_may_take_longer_than_a_statement(
         return made
 
     def other_is_done() -> None:
-        wanted = {
-            "topic": "t",
-            "symbol": "A",
-            "provider": "replay",
-            "price": Decimal(1),
-            "ts": datetime.datetime.now(datetime.timezone.utc),
-            "body": {},
-        }
-        database.run(db, prices.store(**wanted))
+        quote = Quote("A", "replay", Decimal(1), datetime.datetime.now(datetime.timezone.utc), {})
+        database.run(db, prices.store(quote, topic="t"))
         db.execute("SELECT pg_advisory_unlock(hashtextextended('replay:A', 1))")
 
     async def body() -> None:

@@ -20,6 +20,7 @@ import psycopg
 
 from app import database, prices, settings
 from app.database import Connection
+from app.providers.base import Quote
 from app.settings import Settings
 from tests.flow import at
 
@@ -47,8 +48,8 @@ def write(given: Settings, connection: Connection, count: int, told: list[int]) 
         with connection.transaction():
             for number in numbers:
                 symbol, second, price = price_of(number)
-                values = {"symbol": symbol, "provider": "replay", "price": price, "ts": at(second)}
-                database.run(connection, prices.store(topic=given.kafka_topic, body={"number": number}, **values))
+                quote = Quote(symbol, "replay", price, at(second), {"number": number})
+                database.run(connection, prices.store(quote, topic=given.kafka_topic))
         told.append(numbers[-1])
 
 
