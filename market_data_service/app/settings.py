@@ -106,6 +106,13 @@ def _servers(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    """A file that is there; what is in it is for its reader to judge."""
+    if not Path(text).is_file():
+        raise ValueError("the path of a file")
+    return text
+
+
 def _setting(default: Any, parse: Parse, env: str, *, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"parse": parse, "env": env, "secret": secret})
 
@@ -133,7 +140,7 @@ class Settings:
     kafka_sasl_mechanism: str = _setting("SCRAM-SHA-512", _one_of(*MECHANISMS), "KAFKA_SASL_MECHANISM")
     kafka_sasl_username: str = _setting("", _anything, "KAFKA_SASL_USERNAME")
     kafka_sasl_password: str = _setting("", _anything, "KAFKA_SASL_PASSWORD", secret=True)
-    kafka_ssl_cafile: str = _setting("", _anything, "KAFKA_SSL_CAFILE")
+    kafka_ssl_cafile: str = _setting("", _file, "KAFKA_SSL_CAFILE")
     api_host: str = _setting("127.0.0.1", _host, "API_HOST")
     api_port: int = _setting(8000, _port, "API_PORT")
     metrics_port: int = _setting(0, _number(int, 0, 65_535), "METRICS_PORT")
@@ -141,7 +148,7 @@ class Settings:
     provider_timeout_seconds: float = _setting(10.0, _number(float, 0.1, 300), "PROVIDER_TIMEOUT_SECONDS")
     provider_max_concurrency: int = _setting(4, _number(int, 1, 64), "PROVIDER_MAX_CONCURRENCY")
     ma_window: int = _setting(5, _number(int, 1, 1_000), "MA_WINDOW")
-    replay_file: str = _setting("", _anything, "REPLAY_FILE")
+    replay_file: str = _setting("", _file, "REPLAY_FILE")
     log_level: str = _setting("INFO", _one_of(*LOG_LEVELS), "LOG_LEVEL")
 
     def __post_init__(self) -> None:
