@@ -45,7 +45,6 @@ REQUEST_MS = 5_000
 DELIVERY_MS = 8_000
 BOOTSTRAP_MS = 5_000
 ASK_MS = 2_000
-APART_MS = 150
 SESSION_MS = 6_000  # the least a broker allows: so long nobody works on the partitions of a process that was killed
 POLL_INTERVAL_MS = 60_000
 JOIN_MS = 3_000
@@ -247,41 +246,27 @@ class Group:
             except _NO_POSITION:
                 self.displace()
                 found = {}
-            except _UNREADABLE:
-                found = self._poll_apart()
+            except _UNREADABLE as error:
+                found = self._step_over(error)
         return {each.partition: records for each, records in found.items() if each.partition not in self.unplaced}
 
-    def _poll_apart(self) -> dict[TopicPartition, Sequence[Record]]:
-        """The next messages of one partition; of one whose next message cannot be taken apart that one, stepped over."""
-        for each in self._placed():
-            self._drop_fetched()
-            self._consumer.pause(*(self._placed() - {each}))
-            try:
-                found = self._consumer.poll(timeout_ms=APART_MS)
-            except _UNREADABLE as error:
-                offset = self._consumer.position(each)
-                self._consumer.seek(each, offset + 1)
-                found = {each: [Unreadable(each.partition, offset, f"{type(error).__name__}: {error}")]}
-            finally:
-                self._drop_fetched()
-                self._consumer.resume(*self._placed())
-            if found:
-                return found
-        return {}
+    def _step_over(self, error: KafkaError) -> dict[TopicPartition, Sequence[Record]]:
+        """The message that its partition's records ended at with an error; the partition goes on behind it."""
+        broken = self._consumer._fetcher._next_partition_records
+        if not broken:
+            raise error
+        where = broken.topic_partition
+        offset = self._consumer.position(where)
+        self._drop_fetched()
+        self._consumer.seek(where, offset + 1)
+        return {where: [Unreadable(where.partition, offset, f"{type(error).__name__}: {error}")]}
 
     def _drop_fetched(self) -> None:
-        """Have what `poll` has not returned fetched again.
-
-        kafka-python may keep the messages of a partition that was paused for ever, and spins over what it failed to read.
-        """
+        """Have what `poll` has not returned fetched again: kafka-python would read on for ever where it failed to read."""
         fetcher = self._consumer._fetcher
         fetcher._next_partition_records = fetcher._next_in_line_exception_metadata = None
         for kept in (fetcher._completed_fetches, fetcher._paused_completed_fetches, fetcher._paused_partition_records):
             kept.clear()
-
-    def _placed(self) -> set[TopicPartition]:
-        """The partitions that this process has and that do not stand still."""
-        return {each for each in self._consumer.assignment() if each.partition not in self.unplaced}
 
     def _has_joined(self) -> bool:
         """Wait for the group to share out its partitions, up to JOIN_MS.
