@@ -138,7 +138,7 @@ class Consumer:
         group = self._group
         if group is None or not group.is_member or group.unplaced:
             return False
-        return all(self._positions[each] >= self._goals[each] for each in group.partitions)
+        return all(group.position(each) >= self._goals[each] for each in group.partitions)
 
     def _step(self, connection: Connection) -> None:
         """Poll once, and work on what came."""
@@ -242,7 +242,7 @@ class Consumer:
             self._heart.beat(connection, lag=None, partitions=0)
             return
         bounds = group.bounds(group.partitions)
-        lag = sum(end - self._positions[each] for each, (_, end) in bounds.items())
+        lag = sum(end - group.position(each) for each, (_, end) in bounds.items())
         CONSUMER_LAG.set(lag)
         self._heart.beat(connection, lag=lag, partitions=len(bounds))
         if self._failures:

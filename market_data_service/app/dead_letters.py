@@ -26,6 +26,7 @@ from app.settings import Settings
 LOCK = 0x6D61_0003  # advisory: one replay at a time
 BATCH = 200
 UNREADABLE = "unreadable"  # by Kafka's client: its bytes are on its topic only, so there is nothing to send again
+MOST_MS = 253_402_300_799_000  # the last second of the year 9999
 MOST_KEY, MOST_HEADER, MOST_DETAIL = 1_000, 200, 500
 
 TOPIC, PARTITION, OFFSET = "original_topic", "original_partition", "original_offset"
@@ -285,9 +286,9 @@ def _read(record: Record, topic: str) -> Letter | None:
         place = told[TOPIC], int(told[PARTITION]), int(told[OFFSET])
     except (KeyError, ValueError):
         return None
-    if place[0] != topic:
+    if place[0] != topic or not (0 <= place[1] < 2**31 and 0 <= place[2] < 2**63):
         return None
-    failed_at = datetime.datetime.fromtimestamp(record.timestamp / 1000, datetime.timezone.utc)
+    failed_at = datetime.datetime.fromtimestamp(min(max(record.timestamp, 0), MOST_MS) / 1000, datetime.timezone.utc)
     return Letter(
         place,
         record.key,

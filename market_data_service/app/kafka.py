@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from kafka.errors import (
 )
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.record import default_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.util import decode_varint
 from kafka.structs import OffsetAndMetadata
@@ -54,6 +56,8 @@ FETCH_BYTES = 256 * 1024
 FETCH_WAIT_MS = 50  # one fetch is under way at a time: while it waits at drained partitions, the others wait, too
 FLUSH_S = 0.5
 CLOSE_S = 2.0
+READ_S = 0.2
+MOST_UNPACKED = 64 * 1024 * 1024  # bytes of a batch, of which a broker takes a megabyte
 MOST_VALUE = 900_000  # bytes; with headers it stays below the megabyte that brokers take
 
 Headers = list[tuple[str, bytes]]
@@ -199,7 +203,6 @@ class Group:
         self.unplaced: set[int] = set()
         self.is_member = False
         self._outside_since = time.monotonic()
-        DefaultRecordBatch._read_msg = _read_leniently
         ensure_topics(settings)
         with _opening(settings) as options:
             self._consumer = KafkaConsumer(
@@ -242,31 +245,11 @@ class Group:
             try:
                 if not self.is_member and self._has_joined():
                     return {}
-                found = self._consumer.poll(timeout_ms=round(1000 * timeout_s))
+                found = _poll(self._consumer, timeout_s)
             except _NO_POSITION:
                 self.displace()
                 found = {}
-            except _UNREADABLE as error:
-                found = self._step_over(error)
         return {each.partition: records for each, records in found.items() if each.partition not in self.unplaced}
-
-    def _step_over(self, error: KafkaError) -> dict[TopicPartition, Sequence[Record]]:
-        """The message that its partition's records ended at with an error; the partition goes on behind it."""
-        broken = self._consumer._fetcher._next_partition_records
-        if not broken:
-            raise error
-        where = broken.topic_partition
-        offset = self._consumer.position(where)
-        self._drop_fetched()
-        self._consumer.seek(where, offset + 1)
-        return {where: [Unreadable(where.partition, offset, f"{type(error).__name__}: {error}")]}
-
-    def _drop_fetched(self) -> None:
-        """Have what `poll` has not returned fetched again: kafka-python would read on for ever where it failed to read."""
-        fetcher = self._consumer._fetcher
-        fetcher._next_partition_records = fetcher._next_in_line_exception_metadata = None
-        for kept in (fetcher._completed_fetches, fetcher._paused_completed_fetches, fetcher._paused_partition_records):
-            kept.clear()
 
     def _has_joined(self) -> bool:
         """Wait for the group to share out its partitions, up to JOIN_MS.
@@ -283,6 +266,10 @@ class Group:
                 f"the group {self._settings.kafka_group} shared out no partitions for {MOST_OUTSIDE_S:.0f} s"
             )
         return self.is_member
+
+    def position(self, partition: int) -> int:
+        """The offset behind what `poll` has returned of a placed partition, and behind the marks of transactions after it."""
+        return int(self._consumer.position(TopicPartition(self._topic, partition)))
 
     def displace(self) -> None:
         """Let every partition stand still until it is placed again."""
@@ -322,7 +309,7 @@ class Group:
 
     def _hold(self, partitions: set[TopicPartition]) -> None:
         self.unplaced = {each.partition for each in partitions}
-        self._drop_fetched()
+        _drop_fetched(self._consumer)
         for each in partitions:
             self._consumer.pause(each)
             self._consumer.seek(each, 0)  # a position, so that none is asked for
@@ -342,25 +329,6 @@ class _Listener(ConsumerRebalanceListener):
         """These are all that this process has now."""
         self._group._hold(assigned)
         self._group.is_member = True
-
-
-_read_strictly = DefaultRecordBatch._read_msg
-
-
-def _read_leniently(batch: DefaultRecordBatch) -> DefaultRecord:
-    """The next record of a batch; of one with a header whose name is not UTF-8, all its bytes for a value, which is not either."""
-    start = batch._pos
-    try:
-        return _read_strictly(batch)
-    except UnicodeDecodeError:
-        length, start = decode_varint(batch._buffer, start)
-        batch._pos = start + length
-        whole = bytes(batch._buffer[start : batch._pos])
-        _attributes, at = decode_varint(whole, 0)
-        _time, at = decode_varint(whole, at)
-        delta, _ = decode_varint(whole, at)
-        offset, time = batch.base_offset + delta, batch.max_timestamp
-        return DefaultRecord(length, offset, time, batch.timestamp_type, None, whole, [])
 
 
 class Reader:
@@ -396,7 +364,7 @@ class Reader:
         with _as_away(self._settings):
             ends = self._consumer.end_offsets(self._where, timeout_ms=REQUEST_MS)
             while any((self._consumer.position(each, timeout_ms=REQUEST_MS) or 0) < end for each, end in ends.items()):
-                for where, records in self._consumer.poll(timeout_ms=200).items():
+                for where, records in _poll(self._consumer, READ_S).items():
                     yield from (each for each in records if each.offset < ends[where])
 
     def commit(self, offsets: Mapping[int, int]) -> None:
@@ -405,6 +373,79 @@ class Reader:
         kept = {TopicPartition(topic, each): OffsetAndMetadata(offset, "", -1) for each, offset in offsets.items()}
         with _as_away(self._settings):
             self._consumer.commit(kept, timeout_ms=REQUEST_MS)
+
+
+def _poll(consumer: KafkaConsumer, timeout_s: float) -> dict[TopicPartition, Sequence[Record]]:
+    """The next messages; if one of them cannot be taken apart that one alone, and its partition goes on behind it."""
+    try:
+        found: dict[TopicPartition, Sequence[Record]] = consumer.poll(timeout_ms=round(1000 * timeout_s))
+    except _UNREADABLE as error:
+        broken = consumer._fetcher._next_partition_records
+        if not broken:
+            raise
+        where = broken.topic_partition
+        offset = max(consumer.position(where), broken.next_fetch_offset)
+        _drop_fetched(consumer)
+        consumer.seek(where, offset + 1)
+        found = {where: [Unreadable(where.partition, offset, f"{type(error).__name__}: {error}")]}
+    return found
+
+
+def _drop_fetched(consumer: KafkaConsumer) -> None:
+    """Have what `poll` has not returned fetched again: kafka-python would read on for ever where it failed to read."""
+    fetcher = consumer._fetcher
+    fetcher._next_partition_records = fetcher._next_in_line_exception_metadata = None
+    for kept in (fetcher._completed_fetches, fetcher._paused_completed_fetches, fetcher._paused_partition_records):
+        kept.clear()
+
+
+_unpack_strictly, _read_strictly = DefaultRecordBatch._maybe_uncompress, DefaultRecordBatch._read_msg
+
+
+def _unpack_leniently(batch: DefaultRecordBatch) -> None:
+    """Unpack a batch; whatever its codec raises says that the batch is damaged, not that the program is."""
+    try:
+        _unpack_strictly(batch)
+    except KafkaError:
+        raise
+    except Exception as error:
+        raise CorruptRecordError(f"{type(error).__name__}: {error}") from error
+
+
+def _gunzip(packed: bytes) -> bytes:
+    """The content of gzip's members, at most MOST_UNPACKED bytes: a small message must not fill the memory."""
+    content, rest = bytearray(), bytes(packed)
+    while rest:
+        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        content += member.decompress(rest, MOST_UNPACKED + 1 - len(content))
+        if len(content) > MOST_UNPACKED:
+            raise ValueError(f"more than {MOST_UNPACKED} bytes when unpacked")
+        if not member.eof:
+            raise ValueError("the packed data end too early")
+        rest = member.unused_data
+    return bytes(content)
+
+
+def _read_leniently(batch: DefaultRecordBatch) -> DefaultRecord:
+    """The next record of a batch; of one with a header whose name is not UTF-8, all its bytes for a value, which is no JSON."""
+    start = batch._pos
+    try:
+        return _read_strictly(batch)
+    except UnicodeDecodeError:
+        length, start = decode_varint(batch._buffer, start)
+        batch._pos = start + length
+        whole = bytes(batch._buffer[start : batch._pos])
+        _attributes, at = decode_varint(whole, 0)
+        _time, at = decode_varint(whole, at)
+        delta, at = decode_varint(whole, at)
+        size, at = decode_varint(whole, at)
+        key = None if size < 0 else whole[at : at + size]
+        offset, time = batch.base_offset + delta, batch.max_timestamp
+        return DefaultRecord(length, offset, time, batch.timestamp_type, key, whole, [])
+
+
+DefaultRecordBatch._maybe_uncompress, DefaultRecordBatch._read_msg = _unpack_leniently, _read_leniently
+default_records.gzip_decode = _gunzip
 
 
 def _client(settings: Settings) -> dict[str, Any]:

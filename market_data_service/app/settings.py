@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -107,9 +108,16 @@ def _servers(text: str) -> str:
 
 
 def _file(text: str) -> str:
-    """A file that is there; what is in it is for its reader to judge."""
-    if not Path(text).is_file():
-        raise ValueError("the path of a file")
+    if not (os.path.isfile(text) and os.access(text, os.R_OK)):
+        raise ValueError("the path of a file that can be read")
+    return text
+
+
+def _certificates(text: str) -> str:
+    try:
+        ssl.create_default_context(cafile=_file(text))
+    except (OSError, ValueError):  # of OSError is ssl.SSLError
+        raise ValueError("the path of a PEM file of certificates") from None
     return text
 
 
@@ -140,7 +148,7 @@ class Settings:
     kafka_sasl_mechanism: str = _setting("SCRAM-SHA-512", _one_of(*MECHANISMS), "KAFKA_SASL_MECHANISM")
     kafka_sasl_username: str = _setting("", _anything, "KAFKA_SASL_USERNAME")
     kafka_sasl_password: str = _setting("", _anything, "KAFKA_SASL_PASSWORD", secret=True)
-    kafka_ssl_cafile: str = _setting("", _file, "KAFKA_SSL_CAFILE")
+    kafka_ssl_cafile: str = _setting("", _certificates, "KAFKA_SSL_CAFILE")
     api_host: str = _setting("127.0.0.1", _host, "API_HOST")
     api_port: int = _setting(8000, _port, "API_PORT")
     metrics_port: int = _setting(0, _number(int, 0, 65_535), "METRICS_PORT")

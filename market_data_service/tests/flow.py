@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import datetime
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from app import averages, consumer, database, events, prices, relay
 from app.database import Connection
 from app.events import PriceEvent
-from app.kafka import Message, Publisher, Record
+from app.kafka import Message, Publisher, Record, ensure_topics
 from app.prices import Stored
 from app.providers.base import Quote
 from app.service import Stop
@@ -61,6 +63,25 @@ def send(settings: Settings, *messages: Message) -> None:
     """Put messages on a topic."""
     with Publisher(settings) as publisher:
         publisher.publish(messages)
+
+
+@contextmanager
+def foreign(settings: Settings, **options: Any) -> Iterator[KafkaProducer]:
+    """A producer of somebody else, who may send anything; all of it is acknowledged when the block ends."""
+    ensure_topics(settings)
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, **options)
+    try:
+        yield producer
+        producer.flush()
+    finally:
+        producer.close()
+
+
+class NotUtf8(str):
+    """A header's name that any client in another language could send, and kafka-python cannot read."""
+
+    def encode(self, *_: str) -> bytes:
+        return b"\xff\xfe"
 
 
 def consume(settings: Settings, *, from_beginning: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import threading
 import time
@@ -12,9 +13,22 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from flow import at, bytes_of, consume, expected_averages, kept_averages, publish, recomputed, send, store
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from flow import (
+    NotUtf8,
+    at,
+    bytes_of,
+    consume,
+    expected_averages,
+    foreign,
+    kept_averages,
+    publish,
+    recomputed,
+    send,
+    store,
+)
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import UnsupportedCodecError
+from kafka.record import default_records
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import OffsetAndMetadata
 from programs import Program
@@ -309,13 +323,6 @@ def test_an_event_of_a_price_that_is_not_stored_is_set_aside_and_the_others_are_
     assert counted("dlq_messages_total", reason="unknown_price") == before + 1
 
 
-class NotUtf8(str):
-    """A header's name that any client in another language could send, and kafka-python cannot read."""
-
-    def encode(self, *_: str) -> bytes:
-        return b"\xff\xfe"
-
-
 def test_a_message_with_a_header_whose_name_is_not_utf8_is_set_aside_and_its_neighbours_are_not(
     db: Connection, settings: Settings
 ):
@@ -327,8 +334,8 @@ def test_a_message_with_a_header_whose_name_is_not_utf8_is_set_aside_and_its_nei
     send(settings, *good[:2], bad, *good[2:])
     consume(settings)
     assert is_whole(db)
-    (kept,) = db.execute('SELECT reason, payload, "offset" FROM dead_letters').fetchall()
-    assert (kept["reason"], kept["offset"]) == ("not_utf8", 2)
+    (kept,) = db.execute('SELECT reason, key, payload, "offset" FROM dead_letters').fetchall()
+    assert (kept["reason"], kept["key"], kept["offset"]) == ("not_utf8", b"replay:A", 2)
     assert b"{}" in bytes(kept["payload"])
     assert sum(offsets(db).values()) == 6
 
@@ -339,11 +346,9 @@ def test_messages_that_cannot_be_unpacked_are_set_aside_and_block_nothing(
     """Packed in a way that is not installed here: what is in them is on its topic only, so there is nothing to send again."""
     store_seconds(db, settings, range(6))
     publish(settings, db)
-    packer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap_servers, compression_type="gzip", linger_ms=1000)
-    for number in range(3):
-        packer.send(settings.kafka_topic, b"{}" * 100, key=b"replay:S3", partition=number % 2)
-    packer.flush()
-    packer.close()
+    with foreign(settings, compression_type="gzip", linger_ms=1000) as packer:
+        for number in range(3):
+            packer.send(settings.kafka_topic, b"{}" * 100, key=b"replay:S3", partition=number % 2)
     store_seconds(db, settings, range(6, 8))
     publish(settings, db)
     monkeypatch.setattr(DefaultRecordBatch, "_assert_has_codec", _not_installed)
@@ -378,6 +383,62 @@ def test_a_damaged_message_among_others_of_its_batch_does_not_stop_the_consumer(
     kept = db.execute('SELECT reason FROM dead_letters ORDER BY "offset"').fetchall()
     assert [each["reason"] for each in kept] == ["schema", "unreadable", "unreadable", "schema"]
     assert sum(offsets(db).values()) == 4
+
+
+def test_packed_data_that_are_damaged_do_not_stop_the_consumer(db: Connection, settings: Settings, monkeypatch):
+    """Kafka takes a gzip stream with other bytes behind it; Python does not."""
+    store_seconds(db, settings, range(6))
+    publish(settings, db)
+    whole = default_records.gzip_encode
+    monkeypatch.setattr(default_records, "gzip_encode", lambda data: whole(data) + b"garbage!")
+    with foreign(settings, compression_type="gzip", linger_ms=1000) as packer:
+        for _ in range(3):
+            packer.send(settings.kafka_topic, b"{}" * 100, partition=0)
+    store_seconds(db, settings, range(6, 8))
+    publish(settings, db)
+    consume(settings)
+    assert is_whole(db)
+    kept = db.execute("SELECT reason, detail FROM dead_letters").fetchall()
+    detail = "CorruptRecordError: error: Error -3 while decompressing data: incorrect header check"
+    assert [(each["reason"], each["detail"][-len(detail) :]) for each in kept] == [("unreadable", detail)] * 3
+
+
+@pytest.mark.parametrize(
+    ("packed", "told"),
+    [
+        (gzip.compress(bytes(client.MOST_UNPACKED + 1)), "more than 67108864 bytes when unpacked"),
+        (gzip.compress(b"1")[:-1], "the packed data end too early"),
+    ],
+)
+def test_packed_data_are_not_unpacked_without_end(packed: bytes, told: str):
+    with pytest.raises(ValueError, match=told):
+        default_records.gzip_decode(packed)
+
+
+def test_all_members_of_packed_data_are_unpacked():
+    assert default_records.gzip_decode(gzip.compress(b"one ") + gzip.compress(b"two")) == b"one two"
+
+
+def test_the_marks_of_transactions_are_no_messages(db: Connection, settings: Settings, monkeypatch):
+    """They have offsets, too: at the end of a partition, and before what cannot be read."""
+    with foreign(settings, transactional_id=settings.kafka_topic) as producer:
+        producer.init_transactions()
+        for partition, end in ((0, producer.commit_transaction), (1, producer.abort_transaction)):
+            producer.begin_transaction()
+            producer.send(settings.kafka_topic, b"{", partition=partition).get(5)
+            end()
+    consume(settings)
+    assert offsets(db) == {**dict.fromkeys(range(6), 0), 0: 1, 1: 1}
+    with foreign(settings, compression_type="gzip") as packer:
+        packer.send(settings.kafka_topic, b"{}" * 100, partition=0)
+    monkeypatch.setattr(DefaultRecordBatch, "_assert_has_codec", _not_installed)
+    consume(settings)
+    kept = db.execute('SELECT reason, partition, "offset" FROM dead_letters ORDER BY id').fetchall()
+    assert sorted(tuple(each.values()) for each in kept) == [
+        ("not_json", 0, 0),
+        ("not_json", 1, 0),
+        ("unreadable", 0, 2),
+    ]
 
 
 def _not_installed(*_: object) -> None:

@@ -183,6 +183,7 @@ def test_demonstration_2_kill_9_at_random_moments_loses_nothing_and_doubles_noth
     assert set(api.statuses) <= {httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE}, api.statuses
     with connect(settings, "test") as again:
         assert is_kept(again, api.answered)
+        assert len(api.answered) > (EVENTS - WRITTEN) / 2
         count, repeated = check(again, settings)
     told = ", ".join(f"{name} {count}" for name, count in Counter(victims).items())
     print(
@@ -247,6 +248,7 @@ def test_demonstration_4_kafka_stops_under_load_and_no_request_fails(
     assert (relaying.stop(), consuming.stop()) == (0, 0)
     assert (set(api.statuses), api.unanswered) == ({httpx.codes.OK}, 0)
     assert waited > 0.9 * during > 20
+    assert is_kept(db, api.answered)
     now = datetime.datetime.now(datetime.timezone.utc)
     order = defaultdict(dict)
     for each in messages(settings, settings.kafka_topic):

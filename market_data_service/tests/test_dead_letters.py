@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
-from flow import at, consume, expected_averages, kept_averages, messages, publish, send, store
+from flow import NotUtf8, at, consume, expected_averages, foreign, kept_averages, messages, publish, send, store
+from kafka.errors import UnsupportedCodecError
+from kafka.record.default_records import DefaultRecordBatch
 from programs import Program
 
 from app import dead_letters, events
@@ -279,6 +281,29 @@ def test_what_is_no_letter_of_ours_is_passed_over(db: Connection, settings: Sett
     )
     report = replay(settings, db)
     assert (report.sent, report.left, report.reasons) == (1, 0, {"schema": 1})
+
+
+def test_what_a_foreign_client_put_on_the_topic_of_letters_stops_no_replay(
+    db: Connection, settings: Settings, monkeypatch
+):
+    send(settings, poison("schema", 1, settings))
+    consume(settings)
+    topic, partition, offset = ((f"original_{name}", b"0") for name in ("topic", "partition", "offset"))
+    place = [("original_topic", settings.kafka_topic.encode()), partition]
+    with foreign(settings) as producer:
+        producer.send(settings.kafka_dlq_topic, b"{}", headers=[(NotUtf8("name"), b"1")])
+        producer.send(settings.kafka_dlq_topic, b"{1", headers=[*place, offset], timestamp_ms=2**60)
+        producer.send(settings.kafka_dlq_topic, b"{}", headers=[*place, (offset[0], b"9" * 30)])
+        producer.send(settings.kafka_dlq_topic, b"{}", headers=[topic, partition, offset])
+    with foreign(settings, compression_type="gzip", linger_ms=100) as packer:
+        packer.send(settings.kafka_dlq_topic, b"{}" * 100)
+    monkeypatch.setattr(DefaultRecordBatch, "_assert_has_codec", _not_installed)
+    report = replay(settings, db)
+    assert (report.sent, report.left, report.reasons) == (2, 0, {"schema": 1, "": 1})
+
+
+def _not_installed(*_: object) -> None:
+    raise UnsupportedCodecError("gzip")
 
 
 def test_a_letter_that_the_table_does_not_know_is_sent_as_it_is_on_the_topic(db: Connection, settings: Settings):

@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import certifi
 import psycopg
 import pytest
 
@@ -46,7 +47,7 @@ VARIABLES = {
     "KAFKA_SASL_MECHANISM": ("SCRAM-SHA-512", "plain", "PLAIN", ["GSSAPI"]),
     "KAFKA_SASL_USERNAME": ("", "client", "client", []),
     "KAFKA_SASL_PASSWORD": ("", "secret", "secret", []),
-    "KAFKA_SSL_CAFILE": ("", __file__, __file__, ["no-such-file.pem", str(SERVICE)]),
+    "KAFKA_SSL_CAFILE": ("", certifi.where(), certifi.where(), ["no-such-file.pem", str(SERVICE), "x" * 300, __file__]),
     "API_HOST": ("127.0.0.1", "0.0.0.0", "0.0.0.0", ["a b"]),
     "API_PORT": (8000, "8080", 8080, ["0", "65536", "http"]),
     "METRICS_PORT": (0, "9101", 9101, ["-1", "65536", "x"]),
@@ -54,7 +55,7 @@ VARIABLES = {
     "PROVIDER_TIMEOUT_SECONDS": (10.0, "0.5", 0.5, ["0", "-1", "nan", "301"]),
     "PROVIDER_MAX_CONCURRENCY": (4, "64", 64, ["0", "65", "4.5", "many"]),
     "MA_WINDOW": (5, "20", 20, ["0", "1001", "five"]),
-    "REPLAY_FILE": ("", __file__, __file__, ["no-such-file.csv", str(SERVICE)]),
+    "REPLAY_FILE": ("", __file__, __file__, ["no-such-file.csv", str(SERVICE), "x" * 300]),
     "LOG_LEVEL": ("INFO", "debug", "DEBUG", ["LOUD", "10"]),
 }
 FIELDS = {each.metadata["env"]: each.name for each in fields(Settings)}

@@ -6,9 +6,9 @@
 A round has two topics. On one, producers are killed on the way, and a backtest must call the first of their runs not whole
 (unless all of it was sent). On the other a run is left to finish while the broker is killed under it, and under backtests of
 one group, which are killed too, until one is left to finish; the group must then have nothing more to report. A plain consumer
-reads both topics: in every run row numbers must rise one by one from 0, byte for byte those of the file, and the run that was left to finish must have
-them all. A kill counts if it found its victim alive. Exit code 0 if nothing was lost, doubled or reordered and every report
-is that of the file; else 1. `make chaos` runs it.
+reads both topics: in every run row numbers must rise one by one from 0, byte for byte those of the file, and the run that was
+left to finish must have them all. A kill counts if it found its victim alive. Exit code 0 if nothing was lost, doubled or
+reordered and every report is that of the file; else 1. `make chaos` runs it.
 """
 
 from __future__ import annotations
