@@ -409,6 +409,7 @@ def test_packed_data_that_are_damaged_do_not_stop_the_consumer(db: Connection, s
         (gzip.compress(bytes(client.MOST_UNPACKED + 1)), "more than 67108864 bytes when unpacked"),
         (gzip.compress(b"1")[:-1], "the packed data end too early"),
     ],
+    ids=["too much", "too little"],
 )
 def test_packed_data_are_not_unpacked_without_end(packed: bytes, told: str):
     with pytest.raises(ValueError, match=told):
