@@ -2,13 +2,14 @@
 -include .env
 export
 MODE ?= kraft
+WORKERS ?= 3# one more than the cores of a small machine, since some tests wait
 FORM = $(if $(filter-out 0 no false,$(SECURE)),--secure) $(if $(filter-out 0 no false,$(INSECURE)),--insecure)
 PYTHON_HERE := .venv/bin/python
 
 .DEFAULT_GOAL := help
 KERNELS := .venv/.kernels-compiled
 AUDIT := .venv/audit/.stamp
-.PHONY: help setup run test check bench bench-memory fuzz chaos broker-start broker-stop broker-status clean
+.PHONY: help setup run test test-tools check bench bench-memory fuzz chaos broker-start broker-stop broker-status clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -24,10 +25,14 @@ $(KERNELS): $(wildcard *.py sor/*.py sor/feed/*.py sor/placement/*.py sor/venues
 run: setup $(KERNELS) ## the pipeline: l1_day.csv through a local Kafka to output.json and results.png (SPEED=0: as fast as possible)
 	@$(PYTHON_HERE) -m broker.pipeline --mode $(MODE) $(FORM)
 
-test: setup $(KERNELS) $(AUDIT) ## every test, those on a real broker of their own too and the service's; nothing is skipped
-	@$(PYTHON_HERE) -m broker.local jars
-	@CI=1 $(PYTHON_HERE) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: setup ## every test, those on a real broker of their own too and the service's; nothing is skipped (WORKERS=3 at a time)
+	@$(MAKE) --no-print-directory -j2 $(KERNELS) test-tools
+	@CI=1 $(PYTHON_HERE) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --no-print-directory -C market_data_service test
+
+test-tools: $(AUDIT) # while the kernels compile
+	@$(PYTHON_HERE) -m broker.local jars
+	@$(MAKE) --no-print-directory -C market_data_service setup
 
 $(AUDIT): tests/audit_requirements.txt | setup
 	@$(PYTHON_HERE) -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/audit -r $<

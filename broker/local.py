@@ -53,6 +53,10 @@ TOOLS = {
     "configs": "kafka.admin.ConfigCommand",
 }
 _SETTINGS_OPTION = {"console-consumer": "--consumer.config", "console-producer": "--producer.config"}
+_LEAN = (
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+)  # small and short-lived: no second compiler, no threads for the heap
 _READY_S = 60.0
 _GRACE_S = 20.0
 _WILDCARDS = ("0.0.0.0", "::")
@@ -435,13 +439,11 @@ def _class_path(libs: Path) -> list[str]:
 
 def _jvm_options(libs: Path) -> list[str]:
     heap = os.environ.get("KAFKA_HEAP_OPTS", "").split() or ["-Xmx256M", "-Xms64M"]
-    return [*heap, "-XX:+UseSerialGC", "-Djava.awt.headless=true", *_class_path(libs)]
+    return [*_LEAN, *heap, "-Djava.awt.headless=true", *_class_path(libs)]
 
 
 def _tool_options(libs: Path) -> list[str]:
-    """Of a JVM that lives for a second: no second compiler, no threads for its heap."""
-    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128M"]
-    return [*quick, "-Dlocal.kafka.role=tools", *_class_path(libs)]
+    return [*_LEAN, "-Xmx128M", "-Dlocal.kafka.role=tools", *_class_path(libs)]
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-import certifi
 import psycopg
 import pytest
 
@@ -17,6 +16,7 @@ from app.errors import SettingsError
 from app.settings import Settings
 
 SERVICE = Path(__file__).resolve().parents[1]
+CA_FILE = str(SERVICE / "tests/data/ca.pem")
 
 # Name: default, a good value and what it becomes, bad values.
 DATABASE_URLS_REFUSED = [
@@ -47,7 +47,7 @@ VARIABLES = {
     "KAFKA_SASL_MECHANISM": ("SCRAM-SHA-512", "plain", "PLAIN", ["GSSAPI"]),
     "KAFKA_SASL_USERNAME": ("", "client", "client", []),
     "KAFKA_SASL_PASSWORD": ("", "secret", "secret", []),
-    "KAFKA_SSL_CAFILE": ("", certifi.where(), certifi.where(), ["no-such-file.pem", str(SERVICE), "x" * 300, __file__]),
+    "KAFKA_SSL_CAFILE": ("", CA_FILE, CA_FILE, ["no-such-file.pem", str(SERVICE), "x" * 300, __file__]),
     "API_HOST": ("127.0.0.1", "0.0.0.0", "0.0.0.0", ["a b"]),
     "API_PORT": (8000, "8080", 8080, ["0", "65536", "http"]),
     "METRICS_PORT": (0, "9101", 9101, ["-1", "65536", "x"]),

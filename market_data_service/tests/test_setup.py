@@ -101,5 +101,5 @@ def test_make_runs_what_it_says() -> None:
     assert "scripts/run_local.py --mode zookeeper\n" in shown("run", "MODE=zookeeper")
     assert "../setup.sh . requirements.txt\n" in shown("run")
     assert "../setup.sh . requirements-dev.txt\n" in shown("test")
-    assert "CI=1 .venv/bin/python -m pytest -n logical" in shown("test")
+    assert "CI=1 .venv/bin/python -m pytest -n 5" in shown("test", "WORKERS=5")
     assert (ROOT / "setup.sh").exists()
