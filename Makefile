@@ -30,7 +30,7 @@ test: setup ## every test, those on a real broker of their own too and the servi
 	@CI=1 $(PYTHON_HERE) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --no-print-directory -C market_data_service test
 
-test-tools: $(AUDIT) # while the kernels compile
+test-tools: $(AUDIT) ## Kafka's jars and the service's .venv (test does this while the kernels compile)
 	@$(PYTHON_HERE) -m broker.local jars
 	@$(MAKE) --no-print-directory -C market_data_service setup
 
