@@ -53,10 +53,8 @@ TOOLS = {
     "configs": "kafka.admin.ConfigCommand",
 }
 _SETTINGS_OPTION = {"console-consumer": "--consumer.config", "console-producer": "--producer.config"}
-_LEAN = (
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-)  # small and short-lived: no second compiler, no threads for the heap
+# Small and short-lived JVMs: no threads for the heap, no second compiler.
+_LEAN = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _READY_S = 60.0
 _GRACE_S = 20.0
 _WILDCARDS = ("0.0.0.0", "::")

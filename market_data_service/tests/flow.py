@@ -8,9 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import UnsupportedCodecError
+from kafka.record.default_records import DefaultRecordBatch
 
 from app import averages, consumer, database, events, prices, relay
 from app.database import Connection
@@ -20,6 +22,9 @@ from app.prices import Stored
 from app.providers.base import Quote
 from app.service import Stop
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    import pytest
 
 T0 = datetime.datetime(2025, 6, 15, 13, 30, tzinfo=datetime.timezone.utc)
 TOPIC = "price-events"
@@ -82,6 +87,15 @@ class NotUtf8(str):
 
     def encode(self, *_: str) -> bytes:
         return b"\xff\xfe"
+
+
+def take_codecs_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process unpack nothing, as where the codec of a message is not installed."""
+
+    def lacks(_batch: DefaultRecordBatch, _codec: int) -> None:
+        raise UnsupportedCodecError("gzip")
+
+    monkeypatch.setattr(DefaultRecordBatch, "_assert_has_codec", lacks)
 
 
 def consume(settings: Settings, *, from_beginning: bool = False) -> int:
